@@ -1,0 +1,335 @@
+//! Jobs: what crosses the WAN from miner to agent, one coarse stage of a sector each.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::commitment::{CommD, CommR, Seed, SealProofBytes, Ticket};
+use crate::failure::Failure;
+use crate::sector::{ProverKind, SealProof, SectorId};
+use crate::task::TaskKind;
+
+/// The number that outdates older attempts at a sector: a result with a lower one is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fence(pub u64);
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An agent's name: 1 to 32 of `a-z`, `0-9` and `-`, so that it can be a subject token.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AgentId(String);
+
+/// Why a text cannot name an agent or a worker.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{value}` cannot be {what}: use 1 to {max} of a-z, 0-9 and -")]
+pub struct InvalidName {
+    value: String,
+    what: &'static str,
+    max: usize,
+}
+
+pub(crate) fn check_name(value: &str, what: &'static str, max: usize) -> Result<(), InvalidName> {
+    let fits = (1..=max).contains(&value.len())
+        && value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if fits { Ok(()) } else { Err(InvalidName { value: value.to_owned(), what, max }) }
+}
+
+impl AgentId {
+    /// The name as a subject token.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for AgentId {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        check_name(text, "an agent's id", 32)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for AgentId {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<AgentId> for String {
+    fn from(id: AgentId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for AgentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// The kinds of job, as they stand in subjects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobKind {
+    /// Add-piece, pre-commit 1 and pre-commit 2.
+    PreCommit,
+    /// Commit 1 and commit 2.
+    Commit,
+    /// Clear the cache of a proven sector.
+    Finalize,
+}
+
+impl JobKind {
+    /// All of them, in the order of a sector's life.
+    pub const ALL: [Self; 3] = [Self::PreCommit, Self::Commit, Self::Finalize];
+
+    /// The kind as a subject token.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PreCommit => "pre-commit",
+            Self::Commit => "commit",
+            Self::Finalize => "finalize",
+        }
+    }
+}
+
+impl fmt::Display for JobKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// How a sector is to be sealed: fixed for its life, repeated in every job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealing {
+    /// The registered seal proof, which fixes the sector size.
+    pub proof: SealProof,
+    /// The real prover or the null one.
+    pub prover: ProverKind,
+    /// What the replica is bound to.
+    pub ticket: Ticket,
+}
+
+/// What a job asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "body", rename_all = "kebab-case")]
+pub enum JobAsk {
+    /// Make the replica of a CC sector (all zeros).
+    PreCommit {
+        /// How to seal.
+        sealing: Sealing,
+    },
+    /// Prove the replica.
+    Commit {
+        /// How it was sealed.
+        sealing: Sealing,
+        /// What the chain computed.
+        comm_d: CommD,
+        /// What the pre-commit message said.
+        comm_r: CommR,
+        /// The challenge randomness.
+        seed: Seed,
+    },
+    /// Clear the cache: the proof is on the chain.
+    Finalize {
+        /// How it was sealed.
+        sealing: Sealing,
+        /// Which replica stays.
+        comm_r: CommR,
+    },
+}
+
+impl JobAsk {
+    /// The kind, as in subjects.
+    pub const fn kind(&self) -> JobKind {
+        match self {
+            Self::PreCommit { .. } => JobKind::PreCommit,
+            Self::Commit { .. } => JobKind::Commit,
+            Self::Finalize { .. } => JobKind::Finalize,
+        }
+    }
+
+    /// How the sector is sealed.
+    pub const fn sealing(&self) -> &Sealing {
+        match self {
+            Self::PreCommit { sealing } | Self::Commit { sealing, .. } | Self::Finalize { sealing, .. } => sealing,
+        }
+    }
+}
+
+/// One job. Its id follows from what it asks for, so publishing it twice is one job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// UUIDv5 of sector, fence and ask.
+    pub id: Uuid,
+    /// The sector.
+    pub sector: SectorId,
+    /// Outdates jobs for the same sector with a lower fence.
+    pub fence: Fence,
+    /// When the result stops being of use (the ticket or the pre-commit expires).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// What is asked for.
+    #[serde(flatten)]
+    pub ask: JobAsk,
+}
+
+/// The namespace of the farm's UUIDv5 ids: UUIDv5 of the DNS name `sealfarm.invalid`.
+fn namespace() -> Uuid {
+    Uuid::new_v5(&Uuid::NAMESPACE_DNS, b"sealfarm.invalid")
+}
+
+/// A UUIDv5 in the farm's namespace.
+pub(crate) fn named_id(name: &str) -> Uuid {
+    Uuid::new_v5(&namespace(), name.as_bytes())
+}
+
+impl Job {
+    /// A job whose id is derived from the rest.
+    pub fn new(sector: SectorId, fence: Fence, deadline: Option<Timestamp>, ask: JobAsk) -> Self {
+        let sealing = ask.sealing();
+        let mut name = format!("job {sector} {fence} {} {} {}", ask.kind(), sealing.ticket, sealing.prover);
+        if let JobAsk::Commit { seed, comm_r, .. } = &ask {
+            name.push_str(&format!(" {comm_r} {seed}"));
+        }
+        Self { id: named_id(&name), sector, fence, deadline, ask }
+    }
+
+    /// The kind of job, as in subjects.
+    pub const fn kind(&self) -> JobKind {
+        self.ask.kind()
+    }
+}
+
+/// A file of a finished sector, as the miner records it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinalSizes {
+    /// Bytes of the sealed file.
+    pub sealed_bytes: u64,
+    /// Bytes of all that stays in the cache directory.
+    pub cache_bytes: u64,
+    /// Files that stay in the cache directory.
+    pub cache_files: u32,
+    /// SHA-256 of the sealed file.
+    pub sealed_sha256: crate::commitment::Digest,
+}
+
+/// What a finished job gives back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "output", rename_all = "kebab-case")]
+pub enum JobOutput {
+    /// Of a pre-commit job.
+    PreCommitted {
+        /// Root of the unsealed data.
+        comm_d: CommD,
+        /// The replica's commitment.
+        comm_r: CommR,
+    },
+    /// Of a commit job.
+    Proven {
+        /// The seed the proof answers.
+        seed: Seed,
+        /// 192 bytes a partition.
+        proof: SealProofBytes,
+    },
+    /// Of a finalize job.
+    Finalized {
+        /// What stays in the store.
+        sizes: FinalSizes,
+    },
+}
+
+/// How one phase of a job went: for the operator's table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PhaseReport {
+    /// Who ran it.
+    pub worker: String,
+    /// How long it ran, in seconds.
+    pub seconds: f64,
+}
+
+/// Done, or why not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome<T> {
+    /// It succeeded.
+    Done(T),
+    /// It did not.
+    Failed(Failure),
+}
+
+/// The answer to a job. Crosses the WAN from agent to miner.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobResult {
+    /// The job's id.
+    pub id: Uuid,
+    /// The job's sector.
+    pub sector: SectorId,
+    /// The job's kind.
+    pub kind: JobKind,
+    /// The job's fence.
+    pub fence: Fence,
+    /// Who answers.
+    pub agent: AgentId,
+    /// What the site's prover was: the miner refuses `null` unless it was set up for it.
+    pub prover: ProverKind,
+    /// Which phases ran, where, for how long.
+    #[serde(default)]
+    pub phases: BTreeMap<TaskKind, PhaseReport>,
+    /// What came of it.
+    pub outcome: Outcome<JobOutput>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sector::{MinerId, SectorNumber};
+
+    fn job(fence: u64, ticket: u8) -> Job {
+        let sealing = Sealing {
+            proof: SealProof::StackedDrg2KiBV1_1,
+            prover: ProverKind::Filecoin,
+            ticket: Ticket([ticket; 32]),
+        };
+        let sector = SectorId { miner: MinerId(1000), number: SectorNumber(42) };
+        Job::new(sector, Fence(fence), None, JobAsk::PreCommit { sealing })
+    }
+
+    #[test]
+    fn the_same_ask_has_the_same_id_and_another_fence_or_ticket_another() {
+        assert_eq!(job(1, 7).id, job(1, 7).id);
+        assert_ne!(job(1, 7).id, job(2, 7).id);
+        assert_ne!(job(1, 7).id, job(1, 8).id);
+    }
+
+    #[test]
+    fn a_job_reads_as_the_envelope_says() {
+        let json: serde_json::Value = serde_json::to_value(job(3, 0)).unwrap();
+        assert_eq!(json["sector"], serde_json::json!({"miner": "t01000", "number": 42}));
+        assert_eq!(json["kind"], "pre-commit");
+        assert_eq!(json["fence"], 3);
+        assert!(json["body"]["sealing"]["ticket"].is_string());
+        assert_eq!(serde_json::from_value::<Job>(json).unwrap(), job(3, 0));
+    }
+
+    #[test]
+    fn names_that_would_break_a_subject_are_refused() {
+        for bad in ["", "a.b", "A", "a b", "a*", "ä"] {
+            assert!(bad.parse::<AgentId>().is_err(), "{bad:?}");
+        }
+        assert!("site-1".parse::<AgentId>().is_ok());
+    }
+}

@@ -1,0 +1,30 @@
+//! The words of the farm's domain, pure, and behind features what every process needs at its edge.
+//!
+//! Without features this crate builds without tokio and does no IO of its own. It must never know
+//! about NATS subjects, the chain's transport or a prover's library: those live in the rooms that
+//! use them.
+
+pub mod address;
+pub mod clock;
+pub mod commitment;
+pub mod failure;
+pub mod job;
+pub mod manifest;
+pub mod membership;
+pub mod retry;
+pub mod sector;
+pub mod store;
+pub mod task;
+pub mod token;
+
+#[cfg(feature = "process")]
+pub mod configuration;
+#[cfg(feature = "process")]
+pub mod exit;
+#[cfg(feature = "process")]
+pub mod shutdown;
+#[cfg(feature = "process")]
+pub mod telemetry;
+
+#[cfg(feature = "etcd")]
+pub mod etcd;

@@ -1,0 +1,216 @@
+//! Tasks: what stays on the LAN between agent and worker, one proof phase each.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::commitment::{CommD, CommR, SealProofBytes, Seed};
+use crate::job::{FinalSizes, InvalidName, Job, JobKind, Outcome, check_name, named_id};
+
+/// A worker's name: 1 to 64 of `a-z`, `0-9` and `-`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct WorkerId(String);
+
+impl WorkerId {
+    /// The name as a subject token.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for WorkerId {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        check_name(text, "a worker's id", 64)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for WorkerId {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<WorkerId> for String {
+    fn from(id: WorkerId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// The proof phases, each a worker queue group of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TaskKind {
+    /// Write the unsealed sector (zeros for a CC sector) and compute CommD.
+    AddPiece,
+    /// SDR labels: the layers.
+    #[serde(rename = "pre-commit-1")]
+    PreCommit1,
+    /// Trees and the replica: CommR.
+    #[serde(rename = "pre-commit-2")]
+    PreCommit2,
+    /// The vanilla proof, which stays a file in the sector's cache.
+    #[serde(rename = "commit-1")]
+    Commit1,
+    /// The Groth16 proof.
+    #[serde(rename = "commit-2")]
+    Commit2,
+    /// Clear the cache of layers and trees.
+    Finalize,
+}
+
+/// A text that names no task kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown task kind `{value}`: known kinds are add-piece, pre-commit-1, pre-commit-2, commit-1, commit-2, finalize")]
+pub struct UnknownTaskKind {
+    value: String,
+}
+
+impl TaskKind {
+    /// All of them, in the order of a sector's life.
+    pub const ALL: [Self; 6] =
+        [Self::AddPiece, Self::PreCommit1, Self::PreCommit2, Self::Commit1, Self::Commit2, Self::Finalize];
+
+    /// The kind as a subject token and consumer name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AddPiece => "add-piece",
+            Self::PreCommit1 => "pre-commit-1",
+            Self::PreCommit2 => "pre-commit-2",
+            Self::Commit1 => "commit-1",
+            Self::Commit2 => "commit-2",
+            Self::Finalize => "finalize",
+        }
+    }
+
+    /// The tasks a job of `kind` is made of, in order.
+    pub const fn of_job(kind: JobKind) -> &'static [Self] {
+        match kind {
+            JobKind::PreCommit => &[Self::AddPiece, Self::PreCommit1, Self::PreCommit2],
+            JobKind::Commit => &[Self::Commit1, Self::Commit2],
+            JobKind::Finalize => &[Self::Finalize],
+        }
+    }
+}
+
+impl fmt::Display for TaskKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for TaskKind {
+    type Err = UnknownTaskKind;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| UnknownTaskKind { value: text.to_owned() })
+    }
+}
+
+/// One task. It carries its job, so an agent can be replaced without remembering anything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// UUIDv5 of job, phase and round.
+    pub id: Uuid,
+    /// Which phase to run.
+    pub task: TaskKind,
+    /// 0 for the first time, one more each time the agent asks again after a failure.
+    pub round: u32,
+    /// The job it is part of.
+    pub job: Job,
+}
+
+impl Task {
+    /// A task whose id is derived from the rest.
+    pub fn new(job: Job, task: TaskKind, round: u32) -> Self {
+        Self { id: named_id(&format!("task {} {task} {round}", job.id)), task, round, job }
+    }
+}
+
+/// What a finished task gives back; the same is written to the manifest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "output", rename_all = "kebab-case")]
+pub enum TaskOutput {
+    /// Of add-piece.
+    PieceAdded {
+        /// Root of the unsealed sector.
+        comm_d: CommD,
+    },
+    /// Of pre-commit 1: the layers are in the cache, upstream's output beside them.
+    Labelled,
+    /// Of pre-commit 2.
+    Replicated {
+        /// Root of the unsealed sector.
+        comm_d: CommD,
+        /// The replica's commitment.
+        comm_r: CommR,
+    },
+    /// Of commit 1: the vanilla proof is a file in the cache.
+    VanillaProven {
+        /// The seed it answers.
+        seed: Seed,
+        /// Bytes of that file.
+        bytes: u64,
+    },
+    /// Of commit 2.
+    Proven {
+        /// The seed it answers.
+        seed: Seed,
+        /// 192 bytes a partition.
+        proof: SealProofBytes,
+    },
+    /// Of finalize.
+    Finalized {
+        /// What stays in the store.
+        sizes: FinalSizes,
+    },
+}
+
+/// The answer to a task. Stays on the LAN; carries its task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskResult {
+    /// The task answered.
+    pub task: Task,
+    /// Who answers.
+    pub worker: WorkerId,
+    /// How long the phase ran, in seconds; of the original run where the manifest answered.
+    pub seconds: f64,
+    /// What came of it.
+    pub outcome: Outcome<TaskOutput>,
+}
+
+/// How far an attempt is: core NATS, on the LAN, lost without harm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskProgress {
+    /// The task's id.
+    pub id: Uuid,
+    /// Its sector.
+    pub sector: crate::sector::SectorId,
+    /// Its phase.
+    pub task: TaskKind,
+    /// Who runs it.
+    pub worker: WorkerId,
+    /// 0 to 1 where the phase can tell, otherwise `None`.
+    pub fraction: Option<f64>,
+    /// Since it started, in seconds.
+    pub elapsed_s: f64,
+    /// The last message of an attempt says so.
+    #[serde(default)]
+    pub ended: bool,
+}
