@@ -1,1 +1,3 @@
-//! placeholder
+//! The worker.
+pub mod params;
+pub mod prover;

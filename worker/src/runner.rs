@@ -1,0 +1,181 @@
+//! Running one phase of one task, as the driver sees it: asynchronous, cancellable, with progress.
+//!
+//! [`ChildRunner`](crate::child::ChildRunner) runs the real prover, [`InProcessRunner`] the null one.
+//! A runner decides nothing about queues: it answers one task or says why not.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use sealfarm_common::clock::Clock;
+use sealfarm_common::failure::{Failure, FailureClass};
+use sealfarm_common::manifest::FileRecord;
+use sealfarm_common::sector::ProverKind;
+use sealfarm_common::store::Store;
+use sealfarm_common::task::{Task, TaskKind, TaskOutput, WorkerId};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::phase::{self, Attempt, Opened};
+use crate::prover::null::NullProver;
+
+/// Hears how far a phase is: 0 to 1. Called from the task that awaits the phase; must not block.
+pub type ProgressSink = Arc<dyn Fn(f64) + Send + Sync>;
+
+/// A phase that is finished and in the manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PhaseDone {
+    /// What came of it.
+    pub output: TaskOutput,
+    /// Who ran it: another worker, where the manifest answered.
+    pub worker: WorkerId,
+    /// How long it ran, in seconds; of the original run, where the manifest answered.
+    pub seconds: f64,
+    /// The manifest had the answer and nothing was run.
+    pub answered: bool,
+    /// The files the phase left in the store.
+    pub files: Vec<FileRecord>,
+}
+
+/// Runs phases, each to the end, a failure, or the cancel.
+#[async_trait]
+pub trait PhaseRunner: Send + Sync {
+    /// Runs the phase of `task` against `store`. When this returns `Ok`, files and manifest are durable.
+    ///
+    /// Dropping the future stops the phase as cancelling does. A job's deadline stops it too.
+    ///
+    /// # Errors
+    /// A [`Failure`]: `infra` with the reason `cancelled` after a cancel, `deadline` when the job's
+    /// deadline is past, otherwise what the phase said or how its process died.
+    async fn run(
+        &self,
+        task: &Task,
+        store: &Store,
+        progress: ProgressSink,
+        cancel: CancellationToken,
+    ) -> Result<PhaseDone, Failure>;
+}
+
+/// The failure of a phase that was told to stop.
+pub fn cancelled(task: &Task) -> Failure {
+    Failure::new(FailureClass::Infra, format!("cancelled: {} of {}", task.task, task.job.sector))
+}
+
+/// What is left until the job's deadline; `None` where it has none.
+///
+/// # Errors
+/// A `deadline` failure when it is past.
+pub(crate) fn time_left(task: &Task, now: Timestamp) -> Result<Option<Duration>, Failure> {
+    let Some(deadline) = task.job.deadline else { return Ok(None) };
+    match Duration::try_from(deadline.duration_since(now)) {
+        Ok(left) if !left.is_zero() => Ok(Some(left)),
+        _ => Err(too_late(task)),
+    }
+}
+
+/// The failure of a phase whose job's deadline is past.
+pub(crate) fn too_late(task: &Task) -> Failure {
+    let deadline = task.job.deadline.map(|d| d.to_string()).unwrap_or_default();
+    Failure::new(
+        FailureClass::Deadline,
+        format!("the deadline of the job, {deadline}, is past: {} of {} is of no use", task.task, task.job.sector),
+    )
+}
+
+/// Sleeps out `left`, or for ever where there is no deadline.
+pub(crate) async fn deadline_passes(left: Option<Duration>) {
+    match left {
+        Some(left) => tokio::time::sleep(left).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How long the null prover takes for each phase; a phase without an entry takes no time.
+pub type PhaseDurations = BTreeMap<TaskKind, Duration>;
+
+/// Runs the null prover in this process, on tokio's clock: real or paused.
+#[derive(Debug, Clone)]
+pub struct InProcessRunner {
+    worker: WorkerId,
+    durations: PhaseDurations,
+    clock: Clock,
+}
+
+impl InProcessRunner {
+    /// A runner whose phases take `durations`, for the worker that signs its records.
+    pub fn new(worker: WorkerId, durations: PhaseDurations, clock: Clock) -> Self {
+        Self { worker, durations, clock }
+    }
+
+    async fn pretend(&self, task: TaskKind, progress: &ProgressSink) -> Duration {
+        const STEPS: u32 = 10;
+        let whole = self.durations.get(&task).copied().unwrap_or_default();
+        if !whole.is_zero() {
+            for step in 1..=STEPS {
+                tokio::time::sleep(whole / STEPS).await;
+                progress(f64::from(step) / f64::from(STEPS));
+            }
+        }
+        whole
+    }
+}
+
+#[async_trait]
+impl PhaseRunner for InProcessRunner {
+    async fn run(
+        &self,
+        task: &Task,
+        store: &Store,
+        progress: ProgressSink,
+        cancel: CancellationToken,
+    ) -> Result<PhaseDone, Failure> {
+        if task.job.ask.sealing().prover != ProverKind::Null {
+            return Err(Failure::new(
+                FailureClass::Input,
+                "the null prover was asked for a real proof; run real phases in child processes",
+            ));
+        }
+        let left = time_left(task, self.clock.now())?;
+        let attempt: Attempt = match phase::open(store, task, &self.worker, Uuid::new_v4())? {
+            Opened::Answered(done) => return Ok(done),
+            Opened::Run(attempt) => attempt,
+        };
+        let took = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(cancelled(task)),
+            () = deadline_passes(left) => return Err(too_late(task)),
+            took = self.pretend(task.task, &progress) => took,
+        };
+        // Small files and no computation: cheap enough to run here, which keeps paused time exact.
+        attempt.run(&NullProver, &|fraction: f64| progress(fraction), took, &self.clock)
+    }
+}
+
+/// Hands each task to the runner of its job's prover.
+#[derive(Clone)]
+pub struct ByProver {
+    /// Runs the real prover.
+    pub filecoin: Arc<dyn PhaseRunner>,
+    /// Runs the null prover.
+    pub null: Arc<dyn PhaseRunner>,
+}
+
+#[async_trait]
+impl PhaseRunner for ByProver {
+    async fn run(
+        &self,
+        task: &Task,
+        store: &Store,
+        progress: ProgressSink,
+        cancel: CancellationToken,
+    ) -> Result<PhaseDone, Failure> {
+        let runner = match task.job.ask.sealing().prover {
+            ProverKind::Filecoin => &self.filecoin,
+            ProverKind::Null => &self.null,
+        };
+        runner.run(task, store, progress, cancel).await
+    }
+}
