@@ -11,6 +11,7 @@ pub mod failure;
 pub mod job;
 pub mod manifest;
 pub mod membership;
+pub mod null_proof;
 pub mod retry;
 pub mod sector;
 pub mod store;
