@@ -1,5 +1,38 @@
-//! placeholder
-fn main() {
-    let bin = protoc_bin_vendored::protoc_bin_path().unwrap();
-    println!("{}", bin.display());
+//! The workshop: `cargo xtask <command>`. Each command has a file of its own; what tests and
+//! benchmarks share with them is the library beside this file.
+
+mod lint;
+mod test;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use xtask::tools::{self, Tool};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The workshop of the farm", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bring protoc, nats-server, etcd, etcdctl and cargo-deny into target/tools
+    Tools,
+    /// Check format, lints, documentation, dependencies, licences and who imports whom
+    Lint,
+    /// Bring the tools, make the proof parameters, build once, and run every test
+    Test(test::Arguments),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Tools => {
+            let tools = tools::bring(&Tool::ALL)?;
+            eprintln!("tools: all are in {}", tools.bin().display());
+            Ok(())
+        }
+        Command::Lint => lint::run(),
+        Command::Test(arguments) => test::run(&arguments),
+    }
 }

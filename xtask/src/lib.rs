@@ -1,0 +1,17 @@
+//! What the workshop's commands, the integration tests and the benchmarks share: finding and
+//! bringing tools, starting real servers on ports of their own, and watching processes so that
+//! none outlives who started it.
+//!
+//! This library stays light: it must never depend on a crate of the farm, nor on anything that
+//! needs `protoc` to build, because it is what brings `protoc`.
+
+pub mod etcd_server;
+pub mod http;
+pub mod lock;
+pub mod nats_server;
+pub mod ports;
+pub mod process;
+pub mod scratch;
+pub mod tools;
+pub mod wait;
+pub mod workspace;
