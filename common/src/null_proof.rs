@@ -3,8 +3,6 @@
 //! Prover and verifier share these functions. Nothing here proves anything, and every proof says so
 //! in its first bytes; only a chain that was created for the null prover accepts one.
 
-use fvm_shared::piece::PaddedPieceSize;
-use fvm_shared::piece::zero::zero_piece_commitment;
 use sha2::{Digest as _, Sha256};
 
 use crate::commitment::{CommD, CommR, SealProofBytes, Seed, Ticket};
@@ -13,9 +11,15 @@ use crate::sector::{SealProof, SectorId, SectorSize};
 /// What every null proof begins with, in ASCII.
 pub const MARKER: &[u8] = b"sealfarm null proof";
 
-/// The real CommD of a sector of zeros.
+/// The real CommD of a sector of zeros: a binary tree of SHA-256, two bits truncated a node.
 pub fn comm_d(size: SectorSize) -> CommD {
-    CommD(zero_piece_commitment(PaddedPieceSize(size.bytes())))
+    let levels = (size.bytes() / 32).ilog2();
+    let root = (0..levels).fold([0u8; 32], |node, _| {
+        let mut parent: [u8; 32] = Sha256::new().chain_update(node).chain_update(node).finalize().into();
+        parent[31] &= 0x3f;
+        parent
+    });
+    CommD(root)
 }
 
 /// A CommR that no replica has: SHA-256 of what the replica would be bound to.
