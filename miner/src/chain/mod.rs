@@ -1,6 +1,6 @@
 //! The chain as the miner sees it: what it asks, what it sends, and how either can fail.
 //!
-//! Two implementations: `dev`, embedded, and a full node over JSON-RPC. Nothing here decides what
+//! Two implementations: [`dev`], embedded, and a full node over JSON-RPC. Nothing here decides what
 //! a sector does next; that is the sector machine's business.
 
 use std::collections::BTreeSet;
@@ -15,6 +15,11 @@ use sealfarm_common::sector::{SealProof, SectorNumber};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
+
+pub mod dev;
+pub mod message;
+pub mod randomness;
+pub mod verifier;
 
 pub use fvm_shared::clock::ChainEpoch;
 

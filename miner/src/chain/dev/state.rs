@@ -1,0 +1,182 @@
+//! All of the dev chain that survives a restart: the ledger, the messages that wait, the receipts.
+//!
+//! Pure. A state is the fold of its records, and the journal holds exactly those.
+
+use std::collections::{BTreeMap, HashMap};
+
+use cid::Cid;
+use cid::multihash::Multihash;
+use sealfarm_common::sector::MinerId;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::genesis::Genesis;
+use super::ledger::{Body, Ledger};
+use crate::chain::randomness::blake2b256;
+use crate::chain::verifier::Verdict;
+use crate::chain::{ChainEpoch, ChainMessageId, Landed};
+
+/// No more messages wait at a time.
+pub const POOL_MESSAGES_MAX: usize = 10_000;
+
+/// One line of the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Record {
+    /// The first one.
+    Genesis(Box<Genesis>),
+    /// A message was taken into the pool.
+    Accepted {
+        /// The sender's name for it.
+        uuid: Uuid,
+        /// What it asks for.
+        message: Body,
+    },
+    /// Messages landed together, in this order.
+    Landed {
+        /// Where.
+        epoch: ChainEpoch,
+        /// Which.
+        messages: Vec<Judged>,
+    },
+}
+
+/// A message as it lands, with what the verifier said of its proof.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judged {
+    /// The message.
+    pub id: ChainMessageId,
+    /// Of a prove-commit that broke no other rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+}
+
+/// A record that cannot follow the ones before it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OutOfPlace {
+    /// There is one genesis.
+    #[error("a second genesis")]
+    SecondGenesis,
+    /// A uuid names one message.
+    #[error("uuid {0} was accepted before")]
+    AcceptedTwice(Uuid),
+    /// Only a waiting message can land.
+    #[error("message {0} lands without waiting")]
+    NotWaiting(ChainMessageId),
+    /// Epochs only grow.
+    #[error("messages land at epoch {epoch} after epoch {after}")]
+    Backwards {
+        /// Of the record.
+        epoch: ChainEpoch,
+        /// Of the ledger.
+        after: ChainEpoch,
+    },
+}
+
+/// The chain's state and its pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    ledger: Ledger,
+    /// In the order they land, which is the order of their nonces.
+    pool: BTreeMap<u64, (ChainMessageId, Body)>,
+    messages: HashMap<Uuid, ChainMessageId>,
+    nonces: HashMap<ChainMessageId, u64>,
+    landed: HashMap<ChainMessageId, Landed>,
+}
+
+impl State {
+    /// The state at epoch 0.
+    pub fn new(genesis: Genesis) -> Self {
+        Self {
+            ledger: Ledger::new(genesis),
+            pool: BTreeMap::new(),
+            messages: HashMap::new(),
+            nonces: HashMap::new(),
+            landed: HashMap::new(),
+        }
+    }
+
+    /// The rules and what they have led to.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Waiting messages, in the order they will land.
+    pub fn waiting(&self) -> impl ExactSizeIterator<Item = &(ChainMessageId, Body)> {
+        self.pool.values()
+    }
+
+    /// The message `uuid` named first.
+    pub fn message(&self, uuid: &Uuid) -> Option<&ChainMessageId> {
+        self.messages.get(uuid)
+    }
+
+    /// `None` for an unknown message, `Some(None)` for one that waits.
+    pub fn landed(&self, id: &ChainMessageId) -> Option<Option<&Landed>> {
+        self.nonces.get(id).map(|_| self.landed.get(id))
+    }
+
+    /// Goes on to `epoch` without a message.
+    pub fn advance(&mut self, epoch: ChainEpoch) {
+        self.ledger.advance(epoch);
+    }
+
+    /// Adds a record.
+    ///
+    /// # Errors
+    /// When it cannot follow those before it; nothing is changed then.
+    pub fn fold(&mut self, record: &Record) -> Result<(), OutOfPlace> {
+        match record {
+            Record::Genesis(_) => Err(OutOfPlace::SecondGenesis),
+            Record::Accepted { uuid, message } => self.accept(*uuid, message),
+            Record::Landed { epoch, messages } => self.land(*epoch, messages),
+        }
+    }
+
+    fn accept(&mut self, uuid: Uuid, body: &Body) -> Result<(), OutOfPlace> {
+        if self.messages.contains_key(&uuid) {
+            return Err(OutOfPlace::AcceptedTwice(uuid));
+        }
+        let nonce = self.nonces.len() as u64;
+        let id = message_id(self.ledger.genesis().miner, nonce, body);
+        self.messages.insert(uuid, id.clone());
+        self.nonces.insert(id.clone(), nonce);
+        self.pool.insert(nonce, (id, body.clone()));
+        Ok(())
+    }
+
+    fn land(&mut self, epoch: ChainEpoch, messages: &[Judged]) -> Result<(), OutOfPlace> {
+        let after = self.ledger.epoch();
+        if epoch < after {
+            return Err(OutOfPlace::Backwards { epoch, after });
+        }
+        for judged in messages {
+            let waits = self.nonces.get(&judged.id).is_some_and(|nonce| self.pool.contains_key(nonce));
+            if !waits {
+                return Err(OutOfPlace::NotWaiting(judged.id.clone()));
+            }
+        }
+        for Judged { id, verdict } in messages {
+            let Some((_, body)) = self.nonces.get(id).and_then(|nonce| self.pool.remove(nonce)) else {
+                continue;
+            };
+            let exit = self.ledger.apply(&body, verdict.as_ref(), epoch);
+            self.landed.insert(id.clone(), Landed { epoch, exit });
+        }
+        Ok(())
+    }
+}
+
+/// The CID of a message: its sender, nonce, method and parameters, as DAG-CBOR under BLAKE2b-256.
+fn message_id(miner: MinerId, nonce: u64, body: &Body) -> ChainMessageId {
+    const BLAKE2B_256: u64 = 0xb220;
+    let (method, params) = body.encode();
+    let bytes = fvm_ipld_encoding::to_vec(&(miner.0, nonce, method, params))
+        .expect("numbers are encoded into memory");
+    let hash = Multihash::wrap(BLAKE2B_256, &blake2b256(&bytes)).expect("32 bytes fit a multihash of 64");
+    ChainMessageId(Cid::new_v1(fvm_ipld_encoding::DAG_CBOR, hash).to_string())
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;
