@@ -9,6 +9,7 @@ pub mod clock;
 pub mod commitment;
 pub mod failure;
 pub mod job;
+pub mod join;
 pub mod manifest;
 pub mod membership;
 pub mod null_proof;

@@ -1,0 +1,391 @@
+//! The bus on a real NATS server.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::pull::Config as PullConfig;
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer};
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::kv;
+use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::{self, AckKind, Context};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use tokio::sync::Mutex;
+
+use crate::bus::{Acknowledge, Bus, BusError, Delivery, Entry, Headers, Message, Published};
+use crate::streams::{BucketSpec, ConsumerSpec, Keep, StreamSpec};
+
+/// How long a request to JetStream may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// One NATS account's messaging.
+pub struct JetStreamBus {
+    context: Context,
+    replicas: usize,
+    consumers: Mutex<HashMap<(String, String), PullConsumer>>,
+    buckets: Mutex<HashMap<String, kv::Store>>,
+}
+
+impl JetStreamBus {
+    /// On a connected client; streams are made with `replicas` copies (1, or 3 on a cluster).
+    pub fn new(client: async_nats::Client, replicas: usize) -> Self {
+        let context =
+            jetstream::ContextBuilder::new().timeout(ANSWER_WITHIN).ack_timeout(ANSWER_WITHIN).build(client);
+        Self { context, replicas, consumers: Mutex::default(), buckets: Mutex::default() }
+    }
+
+    /// The client under it.
+    pub fn client(&self) -> async_nats::Client {
+        self.context.client()
+    }
+
+    async fn consumer(&self, stream: &str, name: &str) -> Result<PullConsumer, BusError> {
+        let key = (stream.to_owned(), name.to_owned());
+        let mut consumers = self.consumers.lock().await;
+        if let Some(consumer) = consumers.get(&key) {
+            return Ok(consumer.clone());
+        }
+        let consumer: PullConsumer =
+            self.context.get_consumer_from_stream(name, stream).await.map_err(|e| {
+                let what = format!("consumer {name} on stream {stream}");
+                if e.to_string().contains("not found") {
+                    BusError::Missing { what, reason: e.to_string() }
+                } else {
+                    unavailable(&format!("look up {what}"), e)
+                }
+            })?;
+        consumers.insert(key, consumer.clone());
+        Ok(consumer)
+    }
+
+    async fn bucket(&self, name: &str) -> Result<kv::Store, BusError> {
+        let mut buckets = self.buckets.lock().await;
+        if let Some(bucket) = buckets.get(name) {
+            return Ok(bucket.clone());
+        }
+        let bucket = self
+            .context
+            .get_key_value(name)
+            .await
+            .map_err(|e| BusError::Missing { what: format!("bucket {name}"), reason: e.to_string() })?;
+        buckets.insert(name.to_owned(), bucket.clone());
+        Ok(bucket)
+    }
+}
+
+fn unavailable(action: &str, reason: impl Display) -> BusError {
+    BusError::Unavailable { action: action.to_owned(), reason: reason.to_string() }
+}
+
+fn refused(action: &str, reason: impl Display) -> BusError {
+    BusError::Refused { action: action.to_owned(), reason: reason.to_string() }
+}
+
+/// A server that answered and said no is not a server that did not answer.
+fn setup_error(action: &str, error: impl Display) -> BusError {
+    let text = error.to_string();
+    if text.contains("timed out") || text.contains("no responders") || text.contains("broken pipe") {
+        unavailable(action, text)
+    } else {
+        refused(action, text)
+    }
+}
+
+fn header_map(headers: &Headers) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers.iter() {
+        map.insert(name, value);
+    }
+    map
+}
+
+fn from_nats(subject: &str, headers: Option<&HeaderMap>, payload: &Bytes) -> Message {
+    let mut ours = Headers::default();
+    for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
+        if let Some(value) = values.first() {
+            ours.set(name.as_ref(), value.as_str());
+        }
+    }
+    Message { subject: subject.to_owned(), headers: ours, payload: payload.clone() }
+}
+
+struct JetStreamAck(jetstream::message::Acker);
+
+#[async_trait]
+impl Acknowledge for JetStreamAck {
+    async fn ack(&self) -> Result<(), BusError> {
+        bounded("acknowledge", self.0.double_ack()).await
+    }
+
+    async fn nak(&self, delay: Duration) -> Result<(), BusError> {
+        bounded("hand back", self.0.double_ack_with(AckKind::Nak(Some(delay)))).await
+    }
+
+    async fn progress(&self) -> Result<(), BusError> {
+        bounded("report progress", self.0.double_ack_with(AckKind::Progress)).await
+    }
+
+    async fn term(&self, _reason: &str) -> Result<(), BusError> {
+        bounded("set aside", self.0.double_ack_with(AckKind::Term)).await
+    }
+}
+
+async fn bounded<T, E: Display>(
+    action: &str,
+    answer: impl Future<Output = Result<T, E>> + Send,
+) -> Result<T, BusError> {
+    match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(unavailable(action, error)),
+        Err(_) => Err(unavailable(action, format!("no answer within {} s", ANSWER_WITHIN.as_secs()))),
+    }
+}
+
+#[async_trait]
+impl Bus for JetStreamBus {
+    async fn ensure_stream(&self, spec: &StreamSpec) -> Result<(), BusError> {
+        let config = StreamConfig {
+            name: spec.name.clone(),
+            description: Some(spec.description.to_owned()),
+            subjects: spec.subjects.clone(),
+            retention: match spec.keep {
+                Keep::UntilAcked => RetentionPolicy::WorkQueue,
+                Keep::WithinLimits => RetentionPolicy::Limits,
+            },
+            discard: match spec.keep {
+                Keep::UntilAcked => DiscardPolicy::New,
+                Keep::WithinLimits => DiscardPolicy::Old,
+            },
+            max_messages_per_subject: if spec.one_a_subject { 1 } else { -1 },
+            discard_new_per_subject: spec.one_a_subject,
+            max_messages: spec.messages_max,
+            max_bytes: spec.bytes_max,
+            max_age: spec.age_max,
+            duplicate_window: spec.duplicate_window,
+            storage: StorageType::File,
+            num_replicas: self.replicas,
+            allow_direct: true,
+            ..StreamConfig::default()
+        };
+        let action = format!("make or update stream {}", spec.name);
+        self.context.create_or_update_stream(config).await.map(drop).map_err(|e| setup_error(&action, e))
+    }
+
+    async fn ensure_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
+        let config = PullConfig {
+            durable_name: Some(spec.name.clone()),
+            name: Some(spec.name.clone()),
+            filter_subject: spec.filter.clone(),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: spec.ack_wait,
+            max_deliver: spec.deliver_max,
+            max_ack_pending: spec.ack_pending_max,
+            ..PullConfig::default()
+        };
+        let action = format!("make or update consumer {} on stream {}", spec.name, spec.stream);
+        let consumer = self
+            .context
+            .create_consumer_on_stream(config, spec.stream.clone())
+            .await
+            .map_err(|e| setup_error(&action, e))?;
+        self.consumers.lock().await.insert((spec.stream.clone(), spec.name.clone()), consumer);
+        Ok(())
+    }
+
+    async fn ensure_bucket(&self, spec: &BucketSpec) -> Result<(), BusError> {
+        let config = kv::Config {
+            bucket: spec.name.clone(),
+            description: spec.description.to_owned(),
+            history: spec.history,
+            max_bytes: spec.bytes_max,
+            storage: StorageType::File,
+            num_replicas: self.replicas,
+            ..kv::Config::default()
+        };
+        let action = format!("make or update bucket {}", spec.name);
+        let bucket =
+            self.context.create_or_update_key_value(config).await.map_err(|e| setup_error(&action, e))?;
+        self.buckets.lock().await.insert(spec.name.clone(), bucket);
+        Ok(())
+    }
+
+    async fn publish(&self, message: Message) -> Result<Published, BusError> {
+        let action = format!("publish to {}", message.subject);
+        let sent = self
+            .context
+            .publish_with_headers(message.subject.clone(), header_map(&message.headers), message.payload)
+            .await
+            .map_err(|e| unavailable(&action, e))?;
+        match sent.await {
+            Ok(ack) if ack.duplicate => Ok(Published::Duplicate),
+            Ok(ack) => Ok(Published::Stored(ack.sequence)),
+            Err(error) => {
+                let text = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+                if text.contains("maximum messages per subject exceeded") {
+                    Ok(Published::AlreadyQueued)
+                } else if text.contains("maximum messages exceeded") || text.contains("maximum bytes exceeded") {
+                    Err(BusError::Full { subject: message.subject, reason: text })
+                } else {
+                    Err(match error.kind() {
+                        PublishErrorKind::StreamNotFound => {
+                            BusError::Missing { what: format!("a stream for {}", message.subject), reason: text }
+                        }
+                        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => unavailable(&action, text),
+                        _ => refused(&action, text),
+                    })
+                }
+            }
+        }
+    }
+
+    async fn pull(
+        &self,
+        stream: &str,
+        consumer: &str,
+        most: usize,
+        wait: Duration,
+    ) -> Result<Vec<Delivery>, BusError> {
+        let action = format!("pull from {stream}/{consumer}");
+        let handle = self.consumer(stream, consumer).await?;
+        let mut deliveries = Vec::new();
+        // What is there now. Never `.heartbeat()` on a batch: it loses its waker in this client.
+        if most > 1 {
+            let batch = handle.fetch().max_messages(most).messages().await.map_err(|e| unavailable(&action, e))?;
+            collect(batch, &action, &mut deliveries).await?;
+        }
+        if deliveries.is_empty() {
+            let batch = handle
+                .batch()
+                .max_messages(1)
+                .expires(wait)
+                .messages()
+                .await
+                .map_err(|e| unavailable(&action, e))?;
+            let bound = wait + ANSWER_WITHIN;
+            match tokio::time::timeout(bound, collect(batch, &action, &mut deliveries)).await {
+                Ok(done) => done?,
+                Err(_) => return Err(unavailable(&action, format!("nothing within {} s", bound.as_secs()))),
+            }
+        }
+        Ok(deliveries)
+    }
+
+    async fn tell(&self, message: Message) -> Result<(), BusError> {
+        let action = format!("tell {}", message.subject);
+        let client = self.context.client();
+        let sent = client.publish_with_headers(message.subject, header_map(&message.headers), message.payload);
+        bounded(&action, sent).await
+    }
+
+    async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Message>, BusError> {
+        let subscriber = self
+            .context
+            .client()
+            .subscribe(pattern.to_owned())
+            .await
+            .map_err(|e| unavailable(&format!("listen to {pattern}"), e))?;
+        Ok(subscriber.map(|m| from_nats(&m.subject, m.headers.as_ref(), &m.payload)).boxed())
+    }
+
+    async fn ask(&self, message: Message, wait: Duration) -> Result<Message, BusError> {
+        let action = format!("ask {}", message.subject);
+        let request = async_nats::Request::new()
+            .payload(message.payload)
+            .headers(header_map(&message.headers))
+            .timeout(Some(wait));
+        let answer = self
+            .context
+            .client()
+            .send_request(message.subject, request)
+            .await
+            .map_err(|e| unavailable(&action, e))?;
+        Ok(from_nats(&answer.subject, answer.headers.as_ref(), &answer.payload))
+    }
+
+    async fn stored(&self, stream: &str, pattern: &str, most: usize) -> Result<Vec<Message>, BusError> {
+        let action = format!("read {pattern} from stream {stream}");
+        let handle = self.context.get_stream_no_info(stream).await.map_err(|e| unavailable(&action, e))?;
+        let mut messages = Vec::new();
+        let mut next = 1;
+        while messages.len() < most {
+            match handle.direct_get_next_for_subject(pattern, Some(next)).await {
+                Ok(found) => {
+                    next = found.sequence + 1;
+                    messages.push(from_nats(&found.subject, Some(&found.headers), &found.payload));
+                }
+                Err(e) if e.to_string().contains("not found") => break,
+                Err(e) => return Err(unavailable(&action, e)),
+            }
+        }
+        Ok(messages)
+    }
+
+    async fn entry(&self, bucket: &str, key: &str) -> Result<Option<Entry>, BusError> {
+        let action = format!("read {bucket}/{key}");
+        let entry = bounded(&action, self.bucket(bucket).await?.entry(key)).await?;
+        Ok(entry.filter(|e| e.operation == kv::Operation::Put).map(|e| Entry {
+            key: e.key,
+            value: e.value,
+            revision: e.revision,
+        }))
+    }
+
+    async fn entries(&self, bucket: &str) -> Result<Vec<Entry>, BusError> {
+        let action = format!("read bucket {bucket}");
+        let store = self.bucket(bucket).await?;
+        let keys: Vec<String> = {
+            let keys = bounded(&action, store.keys()).await?;
+            bounded(&action, keys.try_collect()).await?
+        };
+        let mut entries = Vec::with_capacity(keys.len());
+        for key in keys {
+            entries.extend(self.entry(bucket, &key).await?);
+        }
+        Ok(entries)
+    }
+
+    async fn put_entry(&self, bucket: &str, key: &str, value: Bytes, expected: u64) -> Result<u64, BusError> {
+        let action = format!("write {bucket}/{key}");
+        let store = self.bucket(bucket).await?;
+        let conflict =
+            || BusError::Conflict { bucket: bucket.to_owned(), key: key.to_owned(), expected };
+        if expected == 0 {
+            return store.create(key, value).await.map_err(|e| match e.kind() {
+                kv::CreateErrorKind::AlreadyExists => conflict(),
+                _ => unavailable(&action, e),
+            });
+        }
+        store.update(key, value, expected).await.map_err(|e| match e.kind() {
+            kv::UpdateErrorKind::WrongLastRevision => conflict(),
+            _ => unavailable(&action, e),
+        })
+    }
+}
+
+async fn collect(
+    mut batch: jetstream::consumer::pull::Batch,
+    action: &str,
+    deliveries: &mut Vec<Delivery>,
+) -> Result<(), BusError> {
+    while let Some(next) = batch.next().await {
+        let message = match next {
+            Ok(message) => message,
+            // What arrived is in hand; the rest comes with the next pull.
+            Err(_) if !deliveries.is_empty() => return Ok(()),
+            Err(error) => return Err(unavailable(action, error)),
+        };
+        let (sequence, delivered) = match message.info() {
+            Ok(info) => (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1)),
+            Err(error) => return Err(refused(action, error)),
+        };
+        let (message, acker) = message.split();
+        let ours = from_nats(&message.subject, message.headers.as_ref(), &message.payload);
+        deliveries.push(Delivery::new(ours, sequence, delivered, Box::new(JetStreamAck(acker))));
+    }
+    Ok(())
+}

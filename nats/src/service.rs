@@ -1,0 +1,53 @@
+//! Registration as NATS services, so that `nats micro ls`, `info` and `stats` show the farm.
+
+use std::collections::HashMap;
+
+use async_nats::service::{Service, ServiceExt as _};
+use futures::StreamExt as _;
+
+/// Keeps a process registered while it lives.
+pub struct Registered {
+    service: Service,
+}
+
+/// Registers an instance of `name` (`sealfarm-agent`, `sealfarm-worker`) with an endpoint of its own.
+///
+/// The endpoint answers any request on `control_subject` with the metadata as JSON, so
+/// `nats req <control subject> ''` asks one instance who it is.
+///
+/// # Errors
+/// When NATS does not accept the service's subjects.
+pub async fn register(
+    client: &async_nats::Client,
+    name: &str,
+    description: &str,
+    control_subject: &str,
+    metadata: HashMap<String, String>,
+) -> Result<Registered, async_nats::Error> {
+    let answer = serde_json::to_vec(&metadata)?;
+    let service = client
+        .service_builder()
+        .description(description)
+        .metadata(metadata)
+        .start(name, env!("CARGO_PKG_VERSION"))
+        .await?;
+    // One instance, one subject: no queue group shares it.
+    let mut endpoint = service.endpoint_builder().name("control").add(control_subject).await?;
+    tokio::spawn(async move {
+        while let Some(request) = endpoint.next().await {
+            if let Err(error) = request.respond(Ok(answer.clone().into())).await {
+                tracing::debug!(%error, "a control request went unanswered");
+            }
+        }
+    });
+    Ok(Registered { service })
+}
+
+impl Registered {
+    /// Takes the instance out of the list.
+    pub async fn unregister(self) {
+        if let Err(error) = self.service.stop().await {
+            tracing::debug!(%error, "the service was not unregistered in order");
+        }
+    }
+}
