@@ -81,11 +81,7 @@ fn advisories(tools: &Tools) -> Result<()> {
         return Ok(());
     }
     let mut command = Command::new(&program);
-    succeed(
-        command
-            .args(["--workspace", "check", "--disable-fetch", "advisories"])
-            .current_dir(workspace::root()),
-    )
+    succeed(command.args(["--workspace", "--offline", "check", "advisories"]).current_dir(workspace::root()))
 }
 
 /// The bare words of the domain are for everybody, and a runtime is not.

@@ -1,0 +1,17 @@
+//! Real servers and real binaries for a test, in a directory of its own and on ports of its own.
+//!
+//! A test makes a [`Ground`], starts on it what it needs, and looks at what happens with
+//! [`eventually`]. Whatever ends the test ends the processes too; the directory with their logs is
+//! removed when it passes, and kept and named on stderr when it panics.
+
+mod eventually;
+mod ground;
+
+pub use eventually::eventually;
+pub use ground::Ground;
+pub use xtask::etcd_server::Etcd;
+pub use xtask::nats_server::{NatsServer, ServerPorts};
+pub use xtask::ports::{self, PortBlock};
+pub use xtask::process::{Finished, Process};
+pub use xtask::scratch::Scratch;
+pub use xtask::tools::{Tool, Tools};
