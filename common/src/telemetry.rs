@@ -1,0 +1,100 @@
+//! Logging: `tracing` to stderr, as text for people or as JSON lines for machines.
+
+use std::fmt;
+use std::io::IsTerminal;
+use std::str::FromStr;
+
+use tracing_subscriber::EnvFilter;
+
+/// How a log line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// One readable line, coloured on a terminal.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            other => Err(format!("unknown log format `{other}`: known formats are text, json")),
+        }
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
+/// Why logging did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter does not parse.
+    #[error("`{filter}` is not a log filter: {reason}; use a level such as info, or target=level pairs")]
+    Filter {
+        /// The filter given.
+        filter: String,
+        /// What the parser said.
+        reason: String,
+    },
+    /// Something has installed a logger before.
+    #[error("logging was started twice")]
+    Started,
+}
+
+/// Filters everything from `info` up, and libraries that speak of their own health from `warn` up.
+pub const DEFAULT_FILTER: &str = "info,async_nats=warn,h2=warn,hyper=warn,tower=warn,tonic=warn";
+
+/// Starts logging to stderr for the whole process. What is logged is decided by `level` (a level or
+/// a filter, usually from a flag), else by `RUST_LOG`, else by [`DEFAULT_FILTER`].
+///
+/// # Errors
+/// When the filter does not parse, or logging was started before.
+pub fn start(level: Option<&str>, format: LogFormat) -> Result<(), TelemetryError> {
+    let filter = filter(level, std::env::var("RUST_LOG").ok())?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    }
+    .map_err(|_| TelemetryError::Started)
+}
+
+fn filter(level: Option<&str>, environment: Option<String>) -> Result<EnvFilter, TelemetryError> {
+    let text = level.map(str::to_owned).or(environment).filter(|text| !text.trim().is_empty());
+    let text = text.unwrap_or_else(|| DEFAULT_FILTER.to_owned());
+    EnvFilter::try_new(&text)
+        .map_err(|error| TelemetryError::Filter { filter: text.clone(), reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_beats_the_environment_and_the_environment_the_default() {
+        let shown = |level: Option<&str>, environment: Option<&str>| {
+            filter(level, environment.map(str::to_owned)).unwrap().to_string()
+        };
+        assert_eq!(shown(Some("debug"), Some("error")), "debug");
+        assert_eq!(shown(None, Some("error")), "error");
+        assert!(shown(None, Some("")).contains("async_nats=warn"));
+    }
+
+    #[test]
+    fn a_filter_that_does_not_parse_is_named() {
+        let error = filter(Some("sealfarm=loud"), None).unwrap_err().to_string();
+        assert!(error.contains("`sealfarm=loud`"), "{error}");
+    }
+}

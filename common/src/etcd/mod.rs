@@ -1,0 +1,397 @@
+//! The farm in etcd: who is there, who leads, what all agree on.
+//!
+//! Every request has a bound, every loop a jittered backoff without end, and every outage is logged
+//! once. Nothing here decides what an agent's absence means.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use etcd_client::{Client, Compare, CompareOp, ConnectOptions, GetOptions, Txn, TxnOp};
+use futures::future::join_all;
+
+use crate::configuration::Endpoint;
+use crate::exit::ExitCode;
+use crate::membership::{AgentInfo, FarmInfo, agent_of_key, agents_prefix, farm_key, leader_key};
+use crate::retry::Backoff;
+use crate::sector::MinerId;
+
+mod election;
+mod lease;
+mod registration;
+mod watch;
+
+pub use election::{Election, Leadership};
+pub use registration::{Registration, RegistrationHandle};
+
+/// How long an agent or a leader may be silent before etcd forgets it, unless configured otherwise.
+pub const DEFAULT_TTL: Duration = Duration::from_secs(15);
+
+/// No single request waits longer.
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// A connection attempt may take this long.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// A request is sent at most this often: with several endpoints, some may be down.
+const REQUEST_TRIES: u32 = 4;
+/// A server that hangs is noticed after the sum of these two.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What went wrong with etcd.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EtcdError {
+    /// No endpoint answers.
+    #[error("etcd cannot be reached at {endpoints}: {tried} had no success in {}: {reason}", humantime::format_duration(*.waited))]
+    Unreachable {
+        /// All endpoints that were tried.
+        endpoints: String,
+        /// What was asked of them.
+        tried: String,
+        /// For how long.
+        waited: Duration,
+        /// What the last answer, or its absence, was.
+        reason: String,
+    },
+    /// etcd answered, and refuses.
+    #[error("etcd at {endpoints} refuses {tried}: {reason}")]
+    Refused {
+        /// The endpoints.
+        endpoints: String,
+        /// What was asked of them.
+        tried: String,
+        /// Its reason.
+        reason: String,
+    },
+    /// The farm in etcd is not the one expected.
+    #[error("this does not fit the farm of {miner} (etcd at {endpoints}): {difference}")]
+    Mismatch {
+        /// Whose farm.
+        miner: MinerId,
+        /// The endpoints.
+        endpoints: String,
+        /// Each field that differs, with both values.
+        difference: String,
+    },
+    /// There is no such farm.
+    #[error("etcd at {endpoints} knows no farm of miner {miner}")]
+    NoFarm {
+        /// Whose farm was looked for.
+        miner: MinerId,
+        /// The endpoints.
+        endpoints: String,
+    },
+    /// A value in etcd is not what this version writes.
+    #[error("etcd at {endpoints} holds under {key} what this version cannot read: {reason}")]
+    Unreadable {
+        /// The endpoints.
+        endpoints: String,
+        /// The key.
+        key: String,
+        /// What the decoder said.
+        reason: String,
+    },
+}
+
+impl EtcdError {
+    /// The code a process ends with for it.
+    pub const fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Unreachable { .. } => ExitCode::Unreachable,
+            Self::NoFarm { .. } => ExitCode::NotFound,
+            Self::Refused { .. } | Self::Mismatch { .. } | Self::Unreadable { .. } => ExitCode::Refused,
+        }
+    }
+
+    /// What the operator does about it.
+    pub fn next_step(&self) -> Option<String> {
+        Some(match self {
+            Self::Unreachable { endpoints, .. } => {
+                format!("check that etcd runs at {endpoints} and that [SealAgent] EtcdAddrs names it")
+            }
+            Self::Refused { .. } => "check etcd's own log, and its users and roles if it has any".into(),
+            Self::Mismatch { .. } => "correct the configuration here, or use the farm's own etcd".into(),
+            Self::NoFarm { miner, .. } => {
+                format!("start the miner of {miner} first (`sealfarm-miner init`, `sealfarm-miner run`)")
+            }
+            Self::Unreadable { .. } => "run the same version everywhere in the farm".into(),
+        })
+    }
+}
+
+/// A connection to etcd. Cheap to clone; all clones share it.
+#[derive(Clone)]
+pub struct Etcd {
+    client: Client,
+    endpoints: String,
+}
+
+impl Etcd {
+    /// Connects, and asks every endpoint for its status; one that answers is enough.
+    ///
+    /// # Errors
+    /// [`EtcdError::Unreachable`] when none of them does; it names each, what was tried and how long.
+    pub async fn connect(endpoints: &[Endpoint]) -> Result<Self, EtcdError> {
+        let started = Instant::now();
+        let names = endpoints.iter().map(Endpoint::as_str).collect::<Vec<_>>().join(", ");
+        let unreachable = |reason: String| EtcdError::Unreachable {
+            endpoints: names.clone(),
+            tried: "a status request".into(),
+            waited: rounded(started.elapsed()),
+            reason,
+        };
+        // Each alone: the balanced client would not tell which of them answered.
+        let answers = join_all(endpoints.iter().map(probe)).await;
+        if answers.iter().all(Option::is_some) {
+            return Err(unreachable(answers.into_iter().flatten().collect::<Vec<_>>().join("; ")));
+        }
+        for silent in answers.into_iter().flatten() {
+            tracing::warn!("an etcd endpoint does not answer, going on with the others: {silent}");
+        }
+        let client =
+            Client::connect(endpoints, Some(options())).await.map_err(|e| unreachable(e.to_string()))?;
+        Ok(Self { client, endpoints: names })
+    }
+
+    /// The endpoints, for messages.
+    pub fn endpoints(&self) -> &str {
+        &self.endpoints
+    }
+
+    /// What the farm agreed on; `None` where no miner has written it yet.
+    ///
+    /// # Errors
+    /// When etcd does not answer, or holds what this version cannot read.
+    pub async fn farm(&self, miner: MinerId) -> Result<Option<FarmInfo>, EtcdError> {
+        let key = farm_key(miner);
+        let got = self.request("reading the farm's facts", |mut c| {
+            let key = key.clone();
+            async move { c.get(key, None).await }
+        });
+        match got.await?.kvs().first() {
+            Some(kv) => self.decode(&key, kv.value()).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Writes what the farm agrees on, unless that was done before; then it must be the same.
+    ///
+    /// # Errors
+    /// [`EtcdError::Mismatch`] with both values of every difference; or etcd does not answer.
+    pub async fn create_farm(&self, farm: &FarmInfo) -> Result<(), EtcdError> {
+        let key = farm_key(farm.miner);
+        let value = encode(farm);
+        let created = self.request("writing the farm's facts", |mut c| {
+            let txn = Txn::new()
+                .when([Compare::create_revision(key.clone(), CompareOp::Equal, 0)])
+                .and_then([TxnOp::put(key.clone(), value.clone(), None)]);
+            async move { c.txn(txn).await }
+        });
+        if created.await?.succeeded() { Ok(()) } else { self.check_farm(farm).await }
+    }
+
+    /// Checks that the farm is the one expected, as every agent does when it joins.
+    ///
+    /// # Errors
+    /// [`EtcdError::NoFarm`] or [`EtcdError::Mismatch`]; or etcd does not answer.
+    pub async fn check_farm(&self, expected: &FarmInfo) -> Result<(), EtcdError> {
+        let miner = expected.miner;
+        let farm = self
+            .farm(miner)
+            .await?
+            .ok_or_else(|| EtcdError::NoFarm { miner, endpoints: self.endpoints.clone() })?;
+        match farm.mismatch(expected) {
+            Some(difference) => {
+                Err(EtcdError::Mismatch { miner, endpoints: self.endpoints.clone(), difference })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The candidate that leads now, by the name it campaigned with.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn leader(&self, miner: MinerId) -> Result<Option<String>, EtcdError> {
+        let prefix = format!("{}/", leader_key(miner));
+        let got = self.request("reading the leader", |mut c| {
+            let oldest = GetOptions::new()
+                .with_prefix()
+                .with_sort(etcd_client::SortTarget::Create, etcd_client::SortOrder::Ascend)
+                .with_limit(1);
+            let prefix = prefix.clone();
+            async move { c.get(prefix, Some(oldest)).await }
+        });
+        Ok(got.await?.kvs().first().map(|kv| String::from_utf8_lossy(kv.value()).into_owned()))
+    }
+
+    /// The agents whose keys are present, by name.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn agents(&self, miner: MinerId) -> Result<Vec<AgentInfo>, EtcdError> {
+        Ok(self.list_agents(miner).await?.0)
+    }
+
+    /// The agents, and the revision of the list.
+    async fn list_agents(&self, miner: MinerId) -> Result<(Vec<AgentInfo>, i64), EtcdError> {
+        let prefix = agents_prefix(miner);
+        let got = self.request("listing the agents", |mut c| {
+            let prefix = prefix.clone();
+            async move { c.get(prefix, Some(GetOptions::new().with_prefix())).await }
+        });
+        let got = got.await?;
+        let infos = got.kvs().iter().filter_map(|kv| agent_info(miner, kv)).collect();
+        Ok((infos, got.header().map_or(0, etcd_client::ResponseHeader::revision)))
+    }
+
+    /// Sends a request, again after a jittered pause where the failure may pass, within bounds.
+    async fn request<T, F>(&self, tried: &str, mut call: impl FnMut(Client) -> F) -> Result<T, EtcdError>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let started = Instant::now();
+        let mut reason = String::new();
+        for attempt in 0..REQUEST_TRIES {
+            match tokio::time::timeout(REQUEST_LIMIT, call(self.client.clone())).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) if is_final(&error) => {
+                    let (endpoints, tried) = (self.endpoints.clone(), tried.to_owned());
+                    return Err(EtcdError::Refused { endpoints, tried, reason: shown(&error) });
+                }
+                Ok(Err(error)) => reason = shown(&error),
+                Err(_) => reason = "no answer".into(),
+            }
+            if started.elapsed() >= REQUEST_LIMIT {
+                break;
+            }
+            tokio::time::sleep(pause(attempt)).await;
+        }
+        Err(EtcdError::Unreachable {
+            endpoints: self.endpoints.clone(),
+            tried: tried.to_owned(),
+            waited: rounded(started.elapsed()),
+            reason,
+        })
+    }
+
+    fn decode<T: serde::de::DeserializeOwned>(&self, key: &str, value: &[u8]) -> Result<T, EtcdError> {
+        serde_json::from_slice(value).map_err(|error| EtcdError::Unreadable {
+            endpoints: self.endpoints.clone(),
+            key: key.to_owned(),
+            reason: error.to_string(),
+        })
+    }
+}
+
+impl std::fmt::Debug for Etcd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Etcd({})", self.endpoints)
+    }
+}
+
+/// Without HTTP/2 keep-alive a watch on a hung server waits for ever; without a leader required, one
+/// on a member cut off from its cluster does. A limit on all requests is not set: campaigns wait.
+fn options() -> ConnectOptions {
+    ConnectOptions::new()
+        .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
+        .with_keep_alive_while_idle(true)
+        .with_connect_timeout(CONNECT_LIMIT)
+        .with_require_leader(true)
+}
+
+/// What is wrong with one endpoint; `None` where it answers.
+async fn probe(endpoint: &Endpoint) -> Option<String> {
+    let asked = async { Client::connect([endpoint], Some(options())).await?.status().await };
+    match tokio::time::timeout(REQUEST_LIMIT, asked).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(format!("{endpoint}: {}", shown(&error))),
+        Err(_) => Some(format!("{endpoint}: no answer within {}", humantime::format_duration(REQUEST_LIMIT))),
+    }
+}
+
+/// The agent a key and its value describe; one that cannot be read is logged and left out.
+fn agent_info(miner: MinerId, kv: &etcd_client::KeyValue) -> Option<AgentInfo> {
+    let key = String::from_utf8_lossy(kv.key());
+    let agent = agent_of_key(miner, &key)?;
+    match serde_json::from_slice::<AgentInfo>(kv.value()) {
+        Ok(info) if info.id == agent => Some(info),
+        Ok(info) => {
+            tracing::warn!("left out: {key} in etcd speaks of agent {}", info.id);
+            None
+        }
+        Err(error) => {
+            tracing::warn!("left out: {key} in etcd does not describe an agent: {error}");
+            None
+        }
+    }
+}
+
+fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("words of the domain always serialise: their map keys are names")
+}
+
+/// The status of an answer that trying again will not change: gRPC's invalid argument, not found,
+/// permission denied, failed precondition, out of range, unimplemented, unauthenticated.
+fn is_final(error: &etcd_client::Error) -> bool {
+    match error {
+        etcd_client::Error::GRpcStatus(status) => {
+            matches!(i32::from(status.code()), 3 | 5 | 7 | 9 | 11 | 12 | 16)
+        }
+        etcd_client::Error::TransportError(_) | etcd_client::Error::IoError(_) => false,
+        _ => true,
+    }
+}
+
+/// The message of a client's error without the debug text of its transport.
+fn shown(error: &etcd_client::Error) -> String {
+    match error {
+        etcd_client::Error::GRpcStatus(status) => status.message().to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn pause(attempt: u32) -> Duration {
+    Backoff::RECONNECT.delay(attempt, rand::random())
+}
+
+/// To a tenth of a second, for people.
+fn rounded(duration: Duration) -> Duration {
+    Duration::from_millis(duration.as_millis().div_ceil(100) as u64 * 100)
+}
+
+/// Logs an outage once when it begins and once when it ends, and counts the tries in between.
+struct Outage {
+    what: String,
+    since: Option<Instant>,
+    attempt: u32,
+}
+
+impl Outage {
+    fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), since: None, attempt: 0 }
+    }
+
+    /// A try failed; how long to wait before the next.
+    fn failed(&mut self, reason: &str) -> Duration {
+        if self.since.is_none() {
+            self.since = Some(Instant::now());
+            tracing::warn!("{} is interrupted, trying on: {reason}", self.what);
+        } else {
+            tracing::debug!("{} is still interrupted: {reason}", self.what);
+        }
+        let wait = pause(self.attempt);
+        self.attempt = self.attempt.saturating_add(1);
+        wait
+    }
+
+    /// A try succeeded.
+    fn over(&mut self) {
+        self.attempt = 0;
+        if let Some(since) = self.since.take() {
+            tracing::info!(
+                "{} goes on after {}",
+                self.what,
+                humantime::format_duration(rounded(since.elapsed()))
+            );
+        }
+    }
+}
