@@ -1,3 +1,10 @@
-//! The worker.
+//! The worker: pulls tasks of a site and runs the proof phases.
+//!
+//! It must never speak to the chain or to etcd, and never write into a store but through `phase`.
+
+pub mod child;
+pub mod cli;
 pub mod params;
+pub mod phase;
 pub mod prover;
+pub mod runner;

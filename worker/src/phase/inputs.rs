@@ -1,0 +1,160 @@
+//! What a phase rests on: the records and files of earlier phases, checked before anything runs.
+//!
+//! A record whose files are gone or changed is forgotten here, so that the next plan runs that phase
+//! again instead of trusting it.
+
+use std::path::Path;
+
+use sealfarm_common::failure::{Failure, FailureClass};
+use sealfarm_common::job::JobAsk;
+use sealfarm_common::manifest::{FileRecord, Manifest, PhaseRecord};
+use sealfarm_common::sector::ProverKind;
+use sealfarm_common::store::{ManifestLock, Store};
+use sealfarm_common::task::{Task, TaskKind, TaskOutput};
+
+use super::digest::{self, SMALL_FILE_BYTES};
+use super::store_failure;
+
+/// The phases whose files a phase reads.
+const fn read_by(task: TaskKind) -> &'static [TaskKind] {
+    match task {
+        TaskKind::AddPiece => &[],
+        TaskKind::PreCommit1 => &[TaskKind::AddPiece],
+        TaskKind::PreCommit2 => &[TaskKind::AddPiece, TaskKind::PreCommit1],
+        TaskKind::Commit1 => &[TaskKind::PreCommit1, TaskKind::PreCommit2],
+        TaskKind::Commit2 => &[TaskKind::Commit1],
+        TaskKind::Finalize => &[TaskKind::PreCommit2],
+    }
+}
+
+/// Refuses a task whose phase is no part of its job.
+pub(super) fn check_kind(task: &Task) -> Result<(), Failure> {
+    if TaskKind::of_job(task.job.kind()).contains(&task.task) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        FailureClass::Input,
+        format!("field `task`: {} is no phase of a {} job", task.task, task.job.kind()),
+    ))
+}
+
+/// Checks that all `task` rests on is recorded and there; forgets what is not.
+pub(super) fn check(
+    store: &Store,
+    lock: &ManifestLock,
+    manifest: &mut Manifest,
+    task: &Task,
+) -> Result<(), Failure> {
+    for kind in read_by(task.task) {
+        let Some(record) = manifest.phases.get(kind) else {
+            return Err(Failure::new(
+                FailureClass::Compute,
+                format!("{} of {} rests on {kind}, which is not done in this store", task.task, task.job.sector),
+            ));
+        };
+        check_agrees(task, record)?;
+        if let Some(broken) = broken_file(store, manifest, record)? {
+            forget(store, lock, manifest, *kind)?;
+            return Err(Failure::new(FailureClass::Compute, format!("{broken}; {kind} has to be run again")));
+        }
+    }
+    Ok(())
+}
+
+/// Checks what the job says about an earlier phase against what the store knows.
+fn check_agrees(task: &Task, record: &PhaseRecord) -> Result<(), Failure> {
+    let differs = |field: &str, job: String, store: String| {
+        Failure::new(
+            FailureClass::Input,
+            format!("field `{field}`: the job says {job}, and this store's {} has {store}", task.job.sector),
+        )
+    };
+    match (&task.job.ask, &record.output) {
+        (JobAsk::Commit { comm_d, comm_r, .. }, TaskOutput::Replicated { comm_d: our_d, comm_r: our_r }) => {
+            if comm_d != our_d {
+                return Err(differs("comm_d", comm_d.to_string(), our_d.to_string()));
+            }
+            if comm_r != our_r {
+                return Err(differs("comm_r", comm_r.to_string(), our_r.to_string()));
+            }
+        }
+        (JobAsk::Finalize { comm_r, .. }, TaskOutput::Replicated { comm_r: our_r, .. }) if comm_r != our_r => {
+            return Err(differs("comm_r", comm_r.to_string(), our_r.to_string()));
+        }
+        (JobAsk::Commit { seed, .. }, TaskOutput::VanillaProven { seed: had, .. })
+            if seed != had && task.task == TaskKind::Commit2 =>
+        {
+            return Err(Failure::new(
+                FailureClass::Compute,
+                format!("commit-1 of {} was run with seed {had}, not {seed}", task.job.sector),
+            ));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// What is wrong with a file of `record`, if anything: sizes always, digests of small files.
+pub(super) fn broken_file(
+    store: &Store,
+    manifest: &Manifest,
+    record: &PhaseRecord,
+) -> Result<Option<String>, Failure> {
+    let finalized = manifest.phases.contains_key(&TaskKind::Finalize);
+    if finalized {
+        // Layers and trees are gone, and rightly so.
+        return Ok(None);
+    }
+    for file in &record.files {
+        if let Some(broken) = broken(store, file, SMALL_FILE_BYTES)? {
+            return Ok(Some(broken));
+        }
+    }
+    Ok(None)
+}
+
+/// What is wrong with one file, if anything; digested where it has up to `digest_up_to` bytes.
+pub(super) fn broken(store: &Store, file: &FileRecord, digest_up_to: u64) -> Result<Option<String>, Failure> {
+    let path = store.root().join(&file.path);
+    let found = digest::file_bytes(&path).map_err(|e| io_failure("read", &path, &e))?;
+    let Some(bytes) = found else {
+        // An unmounted file system has no files either: then nothing may be forgotten.
+        drop(Store::open(store.root()).map_err(|e| store_failure(&e))?);
+        return Ok(Some(format!("{} is missing", file.path)));
+    };
+    if bytes != file.bytes {
+        return Ok(Some(format!("{} has {bytes} bytes, and the manifest says {}", file.path, file.bytes)));
+    }
+    if bytes <= digest_up_to {
+        let found = digest::of_file(&path).map_err(|e| io_failure("read", &path, &e))?;
+        if found != file.sha256 {
+            return Ok(Some(format!("{} has SHA-256 {found}, and the manifest says {}", file.path, file.sha256)));
+        }
+    }
+    Ok(None)
+}
+
+/// Up to which size finalize digests what it keeps: all of it, where digests are digests.
+pub(super) const fn digest_all(prover: ProverKind) -> u64 {
+    match prover {
+        ProverKind::Filecoin => u64::MAX,
+        ProverKind::Null => SMALL_FILE_BYTES,
+    }
+}
+
+/// Forgets `kind` and everything that rests on it.
+pub(super) fn forget(
+    store: &Store,
+    lock: &ManifestLock,
+    manifest: &mut Manifest,
+    kind: TaskKind,
+) -> Result<(), Failure> {
+    tracing::warn!(sector = %manifest.sector, phase = %kind, "files do not match the manifest; forgetting the phase");
+    manifest.phases.retain(|known, _| *known < kind);
+    store.put_manifest(lock, manifest).map_err(|e| store_failure(&e))
+}
+
+/// A failure of the file system.
+pub(crate) fn io_failure(action: &str, path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(FailureClass::Infra, format!("cannot {action} {}: {error}", path.display()))
+}

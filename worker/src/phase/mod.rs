@@ -1,0 +1,289 @@
+//! One phase of one task against the store: what is checked before, what is published after.
+//!
+//! The manifest says what is true. An attempt works in a directory of its own, fsyncs and digests what
+//! it made, and then, under the manifest's lock, sweeps leftovers, renames its files into place and
+//! records them, in this order: killed at any line, the store holds the old state or the new one. A
+//! phase that is recorded is answered from the record. Nothing here computes a proof.
+
+mod attempt_dir;
+mod digest;
+mod finalize;
+mod inputs;
+mod publish;
+
+use std::time::{Duration, Instant};
+
+use filecoin_proofs::constants::DefaultTreeHasher;
+use sealfarm_common::clock::Clock;
+use sealfarm_common::commitment::{CommD, CommR, ReplicaId};
+use sealfarm_common::failure::{Failure, FailureClass};
+use sealfarm_common::job::Sealing;
+use sealfarm_common::manifest::{Manifest, PhaseRecord, Standing};
+use sealfarm_common::sector::{ProverKind, SectorId};
+use sealfarm_common::store::{ManifestLock, Store, StoreError};
+use sealfarm_common::task::{Task, TaskKind, TaskOutput, WorkerId};
+use uuid::Uuid;
+
+use self::attempt_dir::AttemptDir;
+pub use self::attempt_dir::{discard, sweep};
+use crate::prover::filecoin::registered;
+use crate::prover::{PhaseInput, Progress, Prover};
+use crate::runner::PhaseDone;
+
+pub(crate) use self::digest::of_bytes as digest_of_bytes;
+pub(crate) use self::inputs::io_failure;
+
+/// What stands before a phase.
+#[derive(Debug)]
+pub enum Opened {
+    /// The manifest has the answer.
+    Answered(PhaseDone),
+    /// It has to be run.
+    Run(Attempt),
+}
+
+/// An attempt whose inputs are checked. Dropping it leaves the store as it was.
+#[derive(Debug)]
+pub struct Attempt {
+    store: Store,
+    task: Task,
+    worker: WorkerId,
+    /// As it was when the inputs were checked; `None` before add-piece.
+    manifest: Option<Manifest>,
+    dir: AttemptDir,
+}
+
+/// Looks up what the store knows, and prepares an attempt where the phase has to be run.
+///
+/// # Errors
+/// `input` where task, job and store contradict each other or the job's fence is old; `compute` where
+/// an earlier phase is missing or its files are broken (that phase is then forgotten); `infra` where
+/// the store fails.
+pub fn open(store: &Store, task: &Task, worker: &WorkerId, attempt: Uuid) -> Result<Opened, Failure> {
+    inputs::check_kind(task)?;
+    let sector = task.job.sector;
+    let lock = store.lock_manifest(sector).map_err(|e| store_failure(&e))?;
+    let mut manifest = standing_manifest(store, &lock, task)?;
+    if let Some(manifest) = &mut manifest {
+        if let Some(done) = answered(store, &lock, manifest, task)? {
+            return Ok(Opened::Answered(done));
+        }
+        check_replica_id(manifest)?;
+        inputs::check(store, &lock, manifest, task)?;
+    } else if task.task != TaskKind::AddPiece {
+        return Err(Failure::new(
+            FailureClass::Compute,
+            format!("{} of {sector} rests on add-piece, which is not done in this store", task.task),
+        ));
+    }
+    drop(lock);
+    if task.task == TaskKind::AddPiece && task.job.ask.sealing().prover == ProverKind::Filecoin {
+        let size = task.job.ask.sealing().proof.sector_size();
+        store.expect_room_for(size).map_err(|e| store_failure(&e))?;
+    }
+    let dir = AttemptDir::create(store, sector, attempt).map_err(|e| store_failure(&e))?;
+    Ok(Opened::Run(Attempt { store: store.clone(), task: task.clone(), worker: worker.clone(), manifest, dir }))
+}
+
+/// The manifest a task may go on from, its fence raised to the job's; a new one where it starts over.
+fn standing_manifest(store: &Store, lock: &ManifestLock, task: &Task) -> Result<Option<Manifest>, Failure> {
+    let (job, sector) = (&task.job, task.job.sector);
+    let Some(mut manifest) = store.manifest(sector).map_err(|e| store_failure(&e))? else {
+        refuse_unknown_files(store, sector)?;
+        return Ok(None);
+    };
+    match manifest.standing(job) {
+        Standing::Same if manifest.fence == job.fence => return Ok(Some(manifest)),
+        Standing::Same => manifest.fence = job.fence,
+        Standing::StartsOver if task.task == TaskKind::AddPiece => {
+            manifest = Manifest::new(sector, *job.ask.sealing(), job.fence);
+        }
+        Standing::StartsOver => {
+            return Err(Failure::new(
+                FailureClass::Compute,
+                format!("{} of {sector} rests on add-piece, which is not done under fence {}", task.task, job.fence),
+            ));
+        }
+        Standing::Outdated { manifest } => return Err(outdated(task, manifest.0)),
+        Standing::Foreign => {
+            return Err(Failure::new(
+                FailureClass::Input,
+                format!(
+                    "field `sealing`: fence {} of {sector} was used for another sealing in this store",
+                    job.fence
+                ),
+            ));
+        }
+    }
+    store.put_manifest(lock, &manifest).map_err(|e| store_failure(&e))?;
+    Ok(Some(manifest))
+}
+
+/// Files without any manifest are none of ours: nothing may replace or remove them.
+fn refuse_unknown_files(store: &Store, sector: SectorId) -> Result<(), Failure> {
+    match [store.sealed(sector), store.cache(sector)].into_iter().find(|path| path.exists()) {
+        None => Ok(()),
+        Some(path) => Err(Failure::new(
+            FailureClass::Input,
+            format!("{} exists and no manifest knows {sector}; move it away before sealing it here", path.display()),
+        )),
+    }
+}
+
+fn outdated(task: &Task, manifest_fence: u64) -> Failure {
+    Failure::new(
+        FailureClass::Input,
+        format!(
+            "field `fence`: {} of {} is outdated, the store was written under fence {manifest_fence}",
+            task.job.fence, task.job.sector
+        ),
+    )
+}
+
+/// The recorded answer, if its files still are what the record says; otherwise the phase is forgotten.
+fn answered(
+    store: &Store,
+    lock: &ManifestLock,
+    manifest: &mut Manifest,
+    task: &Task,
+) -> Result<Option<PhaseDone>, Failure> {
+    let Some(record) = manifest.answer(&task.job, task.task) else { return Ok(None) };
+    if let Some(broken) = inputs::broken_file(store, manifest, record)? {
+        tracing::warn!(sector = %task.job.sector, phase = %task.task, "{broken}; running the phase again");
+        inputs::forget(store, lock, manifest, task.task)?;
+        return Ok(None);
+    }
+    Ok(Some(done(record.clone(), true)))
+}
+
+fn done(record: PhaseRecord, answered: bool) -> PhaseDone {
+    PhaseDone {
+        output: record.output,
+        worker: record.worker,
+        seconds: record.seconds,
+        answered,
+        files: record.files,
+    }
+}
+
+/// What a replica's labels are seeded with.
+pub fn replica_id(sector: SectorId, sealing: &Sealing, comm_d: CommD) -> ReplicaId {
+    let id = storage_proofs_porep::stacked::generate_replica_id::<DefaultTreeHasher, _>(
+        &sector.miner.prover_id(),
+        sector.number.0,
+        &sealing.ticket.0,
+        comm_d.0,
+        &registered(sealing.proof).as_v1_config().porep_id,
+    );
+    ReplicaId(id.into())
+}
+
+/// CommD as add-piece recorded it.
+pub(crate) fn recorded_comm_d(manifest: &Manifest) -> Option<CommD> {
+    match manifest.phases.get(&TaskKind::AddPiece)?.output {
+        TaskOutput::PieceAdded { comm_d } => Some(comm_d),
+        _ => None,
+    }
+}
+
+/// CommR as pre-commit 2 recorded it.
+pub(crate) fn recorded_comm_r(manifest: &Manifest) -> Option<CommR> {
+    match manifest.phases.get(&TaskKind::PreCommit2)?.output {
+        TaskOutput::Replicated { comm_r, .. } => Some(comm_r),
+        _ => None,
+    }
+}
+
+fn check_replica_id(manifest: &Manifest) -> Result<(), Failure> {
+    let (Some(recorded), Some(comm_d)) = (manifest.replica_id, recorded_comm_d(manifest)) else { return Ok(()) };
+    let computed = replica_id(manifest.sector, &manifest.sealing, comm_d);
+    if recorded == computed {
+        return Ok(());
+    }
+    Err(Failure::new(
+        FailureClass::Input,
+        format!("the manifest of {} has replica id {recorded}, and its sealing gives {computed}", manifest.sector),
+    ))
+}
+
+impl Attempt {
+    /// Runs the phase with `prover` and publishes what it made. `already` has been spent on it before;
+    /// under the null prover it is all that counts, so that virtual time gives exact figures.
+    ///
+    /// # Errors
+    /// What the prover says; `infra` where the store fails; `input` where the job was outdated in the
+    /// meantime; `invalid-output` where the result contradicts what is recorded.
+    pub fn run(
+        self,
+        prover: &dyn Prover,
+        progress: &dyn Progress,
+        already: Duration,
+        clock: &Clock,
+    ) -> Result<PhaseDone, Failure> {
+        let sealing = self.task.job.ask.sealing();
+        if prover.kind() != sealing.prover {
+            return Err(Failure::new(
+                FailureClass::Input,
+                format!("field `prover`: the job asks for {}, and this is {}", sealing.prover, prover.kind()),
+            ));
+        }
+        let started = Instant::now();
+        let took = || match prover.kind() {
+            ProverKind::Null => already,
+            ProverKind::Filecoin => already + started.elapsed(),
+        };
+        if self.task.task == TaskKind::Finalize {
+            return finalize::run(&self, &took, clock);
+        }
+        let input = PhaseInput {
+            task: &self.task,
+            store: &self.store,
+            comm_d: self.manifest.as_ref().and_then(recorded_comm_d),
+            comm_r: self.manifest.as_ref().and_then(recorded_comm_r),
+            work: self.dir.path(),
+        };
+        let made = prover.run(&input, progress)?;
+        self.check_output(&made.output)?;
+        let files = publish::secure(self.dir.path(), &made.files)?;
+        publish::publish(&self, made.output, files, &took, clock)
+    }
+
+    /// Checks the prover's answer against the task and against what is recorded.
+    fn check_output(&self, output: &TaskOutput) -> Result<(), Failure> {
+        let fits = matches!(
+            (self.task.task, output),
+            (TaskKind::AddPiece, TaskOutput::PieceAdded { .. })
+                | (TaskKind::PreCommit1, TaskOutput::Labelled)
+                | (TaskKind::PreCommit2, TaskOutput::Replicated { .. })
+                | (TaskKind::Commit1, TaskOutput::VanillaProven { .. })
+                | (TaskKind::Commit2, TaskOutput::Proven { .. })
+        );
+        let invalid = |reason: String| Err(Failure::new(FailureClass::InvalidOutput, reason));
+        if !fits {
+            return invalid(format!("the prover answered {} with {output:?}", self.task.task));
+        }
+        let known = self.manifest.as_ref().and_then(recorded_comm_d);
+        match (output, known) {
+            (TaskOutput::Replicated { comm_d, .. }, Some(known)) if *comm_d != known => {
+                invalid(format!("pre-commit-2 has CommD {comm_d}, and add-piece had {known}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a store's failure means for the next try.
+pub fn store_failure(error: &StoreError) -> Failure {
+    let class = match error {
+        StoreError::Foreign { .. } => FailureClass::Input,
+        StoreError::Missing { .. }
+        | StoreError::ReadOnly { .. }
+        | StoreError::TooSmall { .. }
+        | StoreError::Damaged { .. }
+        | StoreError::Io { .. } => FailureClass::Infra,
+    };
+    Failure::new(class, error.to_string())
+}
+
+#[cfg(test)]
+mod tests;
