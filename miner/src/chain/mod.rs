@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use fvm_shared::econ::TokenAmount;
 use jiff::Timestamp;
 use sealfarm_common::commitment::{CommR, SealProofBytes, Seed, Ticket};
+use sealfarm_common::configuration::duration_text;
 use sealfarm_common::sector::{SealProof, SectorNumber};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -318,23 +319,6 @@ pub trait Chain: Send + Sync {
     /// [`ChainError::Refused`] for a message this chain has never been given,
     /// [`ChainError::Unreachable`].
     async fn search_message(&self, id: &ChainMessageId) -> Result<Option<Landed>, ChainError>;
-}
-
-/// A duration as text, as in the configuration: `30s`, `250ms`.
-pub(crate) mod duration_text {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(value: &Duration, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(&humantime::format_duration(*value))
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(d)?;
-        humantime::parse_duration(&text)
-            .map_err(|e| serde::de::Error::custom(format!("`{text}` is not a duration such as 30s: {e}")))
-    }
 }
 
 /// An amount as a decimal string of attoFIL, as in the chain's JSON.

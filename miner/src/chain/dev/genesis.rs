@@ -7,11 +7,12 @@ use std::time::Duration;
 use fvm_shared::econ::TokenAmount;
 use jiff::Timestamp;
 use sealfarm_common::commitment::{Digest, Seed, Ticket};
+use sealfarm_common::configuration::duration_text;
 use sealfarm_common::sector::{MinerId, ProverKind, SealProof, SectorSize};
 use serde::{Deserialize, Serialize};
 
 use crate::chain::randomness::{self, Tag};
-use crate::chain::{ChainEpoch, Policy, duration_text};
+use crate::chain::{ChainEpoch, Policy};
 
 /// Journals of another version are not read.
 pub const JOURNAL_VERSION: u32 = 1;
