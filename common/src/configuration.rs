@@ -173,6 +173,19 @@ pub enum ConfigurationError {
 }
 
 impl ConfigurationError {
+    /// The same, with the refused value where the reason does not name it.
+    fn showing(mut self, settings: &BTreeMap<String, Setting>) -> Self {
+        if let Self::Value { key, reason, .. } = &mut self
+            && let Some(Setting { value, .. }) = settings.get(key.as_str())
+        {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            if !reason.contains(&value) {
+                *reason = format!("`{value}`: {reason}");
+            }
+        }
+        self
+    }
+
     /// What the operator does about it.
     pub fn next_step(&self) -> Option<String> {
         match self {
@@ -278,7 +291,8 @@ impl<'a> Loader<'a> {
 
         let config = builder.build().map_err(|error| self.refuse(error, &origins))?;
         let settings = self.settings(&config, &origins)?;
-        let value = config.try_deserialize().map_err(|error| self.refuse(error, &origins))?;
+        let value =
+            config.try_deserialize().map_err(|error| self.refuse(error, &origins).showing(&settings))?;
         Ok(Loaded { value, settings, file: file.map(|(path, _)| path) })
     }
 

@@ -130,18 +130,62 @@ fn an_unknown_key_is_answered_with_the_nearest_known_one() {
 
 #[test]
 fn what_is_wrong_is_said_with_key_value_and_origin() {
-    check_error("[SealAgent]\nServePort = 'x'\n", &[], expect![""]);
-    check_error("[SealAgent]\nServePort = 70000\n", &[], expect![""]);
-    check_error("[SealAgent]\nServeIP = 'here'\n", &[], expect![""]);
-    check_error("[SealAgent]\nEtcdAddrs = 'a:1'\n", &[], expect![""]);
-    check_error("", &[("SECTOR_SIZE", "16GiB")], expect![""]);
-    check_error("DeadAfter = 'soon'\n", &[], expect![""]);
-    check_error("[API]\nListenAddress = '127.0.0.1:80'\n", &[], expect![""]);
+    check_error(
+        "[SealAgent]\nServePort = 'x'\n",
+        &[],
+        expect![[
+            r#"configuration key `SealAgent.ServePort` (file config.toml): string "x" was given where an integer is expected"#
+        ]],
+    );
+    check_error(
+        "[SealAgent]\nServePort = 70000\n",
+        &[],
+        expect![
+            "configuration key `SealAgent.ServePort` (file config.toml): 64-bit unsigned integer `70000` was given where an unsigned 16 bit integer is expected"
+        ],
+    );
+    check_error(
+        "[SealAgent]\nServeIP = 'here'\n",
+        &[],
+        expect!["configuration key `SealAgent.ServeIP` (file config.toml): `here`: invalid IP address syntax"],
+    );
+    check_error(
+        "[SealAgent]\nEtcdAddrs = 'a:1'\n",
+        &[],
+        expect![[
+            r#"configuration key `SealAgent.EtcdAddrs` (file config.toml): invalid type: string "a:1", expected a sequence"#
+        ]],
+    );
+    check_error(
+        "",
+        &[("SECTOR_SIZE", "16GiB")],
+        expect![
+            "configuration key `SectorSize` (environment SECTOR_SIZE): unknown sector size `16GiB`: known sizes are 2KiB, 8MiB, 512MiB, 32GiB, 64GiB"
+        ],
+    );
+    check_error(
+        "DeadAfter = 'soon'\n",
+        &[],
+        expect![
+            "configuration key `DeadAfter` (file config.toml): `soon` is not a duration such as 30s or 5m: expected number at 0"
+        ],
+    );
+    check_error(
+        "[API]\nListenAddress = '127.0.0.1:80'\n",
+        &[],
+        expect![
+            "configuration key `API.ListenAddress` (file config.toml): `127.0.0.1:80` is not an API address: it is neither a multiaddr nor a URL; it looks like /ip4/127.0.0.1/tcp/23456/http"
+        ],
+    );
 }
 
 #[test]
 fn a_file_that_is_not_toml_is_refused_at_its_line_and_column() {
-    check_error("[SealAgent]\nServePort = = 3\n", &[], expect![""]);
+    check_error(
+        "[SealAgent]\nServePort = = 3\n",
+        &[],
+        expect!["config.toml: line 2, column 13: extra `=`, expected nothing"],
+    );
 }
 
 #[test]

@@ -341,11 +341,13 @@ fn is_final(error: &etcd_client::Error) -> bool {
     }
 }
 
-/// The message of a client's error without the debug text of its transport.
+/// The message of a client's error without the debug text of its transport, and its first cause.
 fn shown(error: &etcd_client::Error) -> String {
-    match error {
-        etcd_client::Error::GRpcStatus(status) => status.message().to_owned(),
-        other => other.to_string(),
+    let etcd_client::Error::GRpcStatus(status) = error else { return error.to_string() };
+    let causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source());
+    match causes.last().map(ToString::to_string) {
+        Some(cause) if !status.message().contains(&cause) => format!("{}: {cause}", status.message()),
+        _ => status.message().to_owned(),
     }
 }
 
@@ -353,9 +355,10 @@ fn pause(attempt: u32) -> Duration {
     Backoff::RECONNECT.delay(attempt, rand::random())
 }
 
-/// To a tenth of a second, for people.
+/// For people: to a tenth of a second, below a second to a millisecond.
 fn rounded(duration: Duration) -> Duration {
-    Duration::from_millis(duration.as_millis().div_ceil(100) as u64 * 100)
+    let step_ms = if duration < Duration::from_secs(1) { 1 } else { 100 };
+    Duration::from_millis(duration.as_millis().div_ceil(step_ms).max(1) as u64 * step_ms as u64)
 }
 
 /// Logs an outage once when it begins and once when it ends, and counts the tries in between.
