@@ -9,6 +9,7 @@ pub mod consume;
 pub mod jetstream;
 pub mod outbox;
 pub mod server_conf;
+pub mod server_files;
 pub mod service;
 pub mod streams;
 pub mod subjects;
