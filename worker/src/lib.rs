@@ -2,9 +2,13 @@
 //!
 //! It must never speak to the chain or to etcd, and never write into a store but through `phase`.
 
+pub mod attempt;
 pub mod child;
 pub mod cli;
+pub mod driver;
+pub mod join;
 pub mod params;
 pub mod phase;
 pub mod prover;
 pub mod runner;
+pub mod settings;

@@ -81,7 +81,10 @@ pub(crate) fn too_late(task: &Task) -> Failure {
     let deadline = task.job.deadline.map(|d| d.to_string()).unwrap_or_default();
     Failure::new(
         FailureClass::Deadline,
-        format!("the deadline of the job, {deadline}, is past: {} of {} is of no use", task.task, task.job.sector),
+        format!(
+            "the deadline of the job, {deadline}, is past: {} of {} is of no use",
+            task.task, task.job.sector
+        ),
     )
 }
 
@@ -177,5 +180,59 @@ impl PhaseRunner for ByProver {
             ProverKind::Null => &self.null,
         };
         runner.run(task, store, progress, cancel).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use sealfarm_common::commitment::Ticket;
+    use sealfarm_common::job::{Fence, Job, JobAsk, Sealing};
+    use sealfarm_common::sector::{MinerId, SectorId, SectorNumber, SectorSize};
+
+    use super::*;
+
+    fn task(deadline: Option<Timestamp>) -> Task {
+        let sealing = Sealing {
+            proof: SectorSize::GiB32.seal_proof(),
+            prover: ProverKind::Null,
+            ticket: Ticket([0; 32]),
+        };
+        let sector = SectorId { miner: MinerId(1000), number: SectorNumber(1) };
+        Task::new(Job::new(sector, Fence(1), deadline, JobAsk::PreCommit { sealing }), TaskKind::AddPiece, 0)
+    }
+
+    fn stand() -> (tempfile::TempDir, Store, InProcessRunner) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(&dir.path().join("s"), MinerId(1000), &"a".parse().unwrap()).unwrap();
+        let durations = PhaseDurations::from([(TaskKind::AddPiece, Duration::from_secs(7200))]);
+        let clock = Clock::from_fn(|| Timestamp::UNIX_EPOCH);
+        (dir, store, InProcessRunner::new("w".parse().unwrap(), durations, clock))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_rehearsed_hours_pass_in_paused_time_with_progress() {
+        let (_dir, store, runner) = stand();
+        let heard: Arc<Mutex<Vec<f64>>> = Arc::default();
+        let hears = heard.clone();
+        let progress = Arc::new(move |fraction: f64| hears.lock().unwrap().push(fraction));
+        let done = runner.run(&task(None), &store, progress, CancellationToken::new()).await.unwrap();
+        assert_eq!(done.seconds, 7200.0);
+        assert_eq!(heard.lock().unwrap().len(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rehearsed_phase_is_cancelled_and_stops_at_its_deadline() {
+        let (_dir, store, runner) = stand();
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        let failure = runner.run(&task(None), &store, Arc::new(|_| {}), cancel).await.unwrap_err();
+        assert_eq!(failure.class, FailureClass::Infra);
+        let soon = task(Some(Timestamp::UNIX_EPOCH + Duration::from_secs(60)));
+        let failure =
+            runner.run(&soon, &store, Arc::new(|_| {}), CancellationToken::new()).await.unwrap_err();
+        assert_eq!(failure.class, FailureClass::Deadline);
+        assert_eq!(store.manifests().unwrap(), []);
     }
 }

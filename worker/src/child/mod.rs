@@ -98,7 +98,8 @@ impl ChildRunner {
         }
         let building = self.caches.parents.join(format!(".building-{}", Uuid::new_v4()));
         let caches = Caches { params: self.caches.params.clone(), parents: building.clone() };
-        let request = Request::Parents { proof, parents: self.caches.parents.clone(), building: building.clone() };
+        let request =
+            Request::Parents { proof, parents: self.caches.parents.clone(), building: building.clone() };
         let mut process = Process::spawn(&self.program, &request, &caches)?;
         let ended = process.answer(&|_| {}).await;
         if let Err(error) = std::fs::remove_dir_all(&building)

@@ -76,7 +76,8 @@ impl Process {
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
-        let mut child = command.spawn().map_err(|e| infra("start", &format!("{}: {e}", program.display())))?;
+        let mut child =
+            command.spawn().map_err(|e| infra("start", &format!("{}: {e}", program.display())))?;
         let missing = || infra("talk to", &"it has no pipes");
         let stdin = child.stdin.take().ok_or_else(missing)?;
         let stdout = child.stdout.take().ok_or_else(missing)?;

@@ -11,8 +11,8 @@ use sealfarm_common::telemetry::{self, LogFormat};
 
 use crate::child;
 
-/// What a child logs where nobody says otherwise: upstream tells of every step at `info`.
-const CHILD_FILTER: &str = "warn,sealfarm_worker=info";
+/// What is logged where nobody says otherwise: upstream tells of every step at `info`.
+const DEFAULT_FILTER: &str = "warn,sealfarm_worker=info,sealfarm_nats=info,sealfarm_common=info";
 
 /// The worker: runs the proof phases of a site's sectors.
 #[derive(Debug, Parser)]
@@ -45,8 +45,8 @@ impl Cli {
     /// # Errors
     /// With the exit code, what is wrong and the next step.
     pub fn run(self) -> Result<(), ExitError> {
-        let quiet = matches!(self.command, Command::Child) && std::env::var_os("RUST_LOG").is_none();
-        let level = self.log_level.as_deref().or(quiet.then_some(CHILD_FILTER));
+        let said = std::env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty());
+        let level = self.log_level.as_deref().or((!said).then_some(DEFAULT_FILTER));
         telemetry::start(level, self.log_format)
             .map_err(|e| ExitError::new(ExitCode::Usage, e.to_string()))?;
         match self.command {

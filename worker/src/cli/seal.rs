@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use sealfarm_common::clock::Clock;
 use sealfarm_common::commitment::{CommD, CommR, SealProofBytes, Seed, Ticket};
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::failure::{Failure, FailureClass};
-use sealfarm_common::job::{AgentId, Fence, Job, JobAsk, Sealing};
+use sealfarm_common::job::{AgentId, Fence, InvalidName, Job, JobAsk, Sealing};
 use sealfarm_common::sector::{MinerId, ProverKind, SectorId, SectorNumber, SectorSize};
 use sealfarm_common::shutdown;
 use sealfarm_common::store::{Store, StoreError};
@@ -114,7 +115,10 @@ pub async fn run(args: SealArgs) -> Result<(), ExitError> {
     let caches = Caches::of_process(args.params.clone());
     check_before(&args, &caches)?;
     let (store, temporary) = open_store(&args)?;
-    store.expect_room_for(args.sector_size).map_err(store_error)?;
+    if args.prover == ProverKind::Filecoin {
+        // The null prover's large files are sparse.
+        store.expect_room_for(args.sector_size).map_err(store_error)?;
+    }
     phase::sweep(&store).map_err(store_error)?;
     let cancel = shutdown::on_signals()
         .map_err(|e| ExitError::new(ExitCode::Failure, "cannot listen for signals").because(e))?;
@@ -134,8 +138,11 @@ fn check_before(args: &SealArgs, caches: &Caches) -> Result<(), ExitError> {
         return Ok(());
     }
     if args.seed.0 == [0; 32] {
-        return Err(ExitError::new(ExitCode::BadInput, "--seed: upstream proves nothing for a seed of zeros")
-            .next("leave --seed out, or give another"));
+        return Err(ExitError::new(
+            ExitCode::BadInput,
+            "--seed: upstream proves nothing for a seed of zeros",
+        )
+        .next("leave --seed out, or give another"));
     }
     params::expect(&caches.params, args.sector_size).map_err(ExitError::from)
 }
@@ -147,7 +154,7 @@ fn store_error(error: StoreError) -> ExitError {
 /// The store named, or a temporary one. An empty directory becomes a store; a missing one does not,
 /// because a file system that is not mounted looks like it.
 fn open_store(args: &SealArgs) -> Result<(Store, Option<TempDir>), ExitError> {
-    let local = local_agent()?;
+    let local: AgentId = local()?;
     let Some(root) = &args.store else {
         let dir = tempfile::Builder::new()
             .prefix("sealfarm-seal-")
@@ -169,12 +176,9 @@ fn is_empty_directory(path: &Path) -> bool {
     std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-fn local_agent() -> Result<AgentId, ExitError> {
-    "local".parse().map_err(|e: sealfarm_common::job::InvalidName| ExitError::new(ExitCode::Failure, e.to_string()))
-}
-
-fn local_worker() -> Result<WorkerId, ExitError> {
-    "local".parse().map_err(|e: sealfarm_common::job::InvalidName| ExitError::new(ExitCode::Failure, e.to_string()))
+/// What agent and worker are called where there is no farm.
+fn local<T: FromStr<Err = InvalidName>>() -> Result<T, ExitError> {
+    "local".parse().map_err(|e: InvalidName| ExitError::new(ExitCode::Failure, e.to_string()))
 }
 
 /// One sector's way through the phases.
@@ -187,8 +191,13 @@ struct Run {
 }
 
 impl Run {
-    fn new(args: &SealArgs, caches: Caches, store: Store, cancel: CancellationToken) -> Result<Self, ExitError> {
-        let worker = local_worker()?;
+    fn new(
+        args: &SealArgs,
+        caches: Caches,
+        store: Store,
+        cancel: CancellationToken,
+    ) -> Result<Self, ExitError> {
+        let worker: WorkerId = local()?;
         let children = ChildRunner::new(this_program(), worker.clone(), caches, Clock::system());
         let null = InProcessRunner::new(worker, BTreeMap::new(), Clock::system());
         if args.prover == ProverKind::Null {
@@ -210,7 +219,9 @@ impl Run {
         if args.until == Until::Commit2 {
             let ask = JobAsk::Commit { sealing, comm_d, comm_r, seed: args.seed };
             let output = self.run_job(job(ask)).await?;
-            let Some(TaskOutput::Proven { seed, proof: hex }) = output else { return Err(no_output(&output)) };
+            let Some(TaskOutput::Proven { seed, proof: hex }) = output else {
+                return Err(no_output(&output));
+            };
             let verified = match args.prover {
                 ProverKind::Null => None,
                 ProverKind::Filecoin => {
@@ -265,9 +276,10 @@ fn no_output(output: &Option<TaskOutput>) -> ExitError {
 fn failure_error(failure: &Failure) -> ExitError {
     let code = match failure.class {
         FailureClass::Input => ExitCode::BadInput,
-        FailureClass::Infra | FailureClass::Compute | FailureClass::InvalidOutput | FailureClass::Deadline => {
-            ExitCode::Failure
-        }
+        FailureClass::Infra
+        | FailureClass::Compute
+        | FailureClass::InvalidOutput
+        | FailureClass::Deadline => ExitCode::Failure,
     };
     ExitError::new(code, failure.to_string())
 }

@@ -240,7 +240,7 @@ mod tests {
     fn write(cache: &Path) -> ParamsFiles {
         let files = ParamsFiles::of(cache, SIZE);
         let mut bytes = vec![1; KEY_HEAD_BYTES as usize];
-        let mut part = |bytes: &mut Vec<u8>, count: u32, point_bytes: u64| {
+        let part = |bytes: &mut Vec<u8>, count: u32, point_bytes: u64| {
             bytes.extend(count.to_be_bytes());
             bytes.extend(vec![2; (u64::from(count) * point_bytes) as usize]);
         };

@@ -11,8 +11,8 @@ use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::sector::SectorSize;
 use sealfarm_common::store::sync_directory_of;
 
-use super::check::{ParamsFiles, ParamsReport, check};
 use super::Caches;
+use super::check::{ParamsFiles, ParamsReport, check};
 use crate::child::process::Process;
 use crate::child::{Request, this_program};
 
@@ -87,7 +87,12 @@ fn lock(cache: &Path, size: SectorSize) -> Result<File, ExitError> {
     }
 }
 
-async fn run_child(caches: &Caches, size: SectorSize, beside: &Path, estimate: Duration) -> Result<(), ExitError> {
+async fn run_child(
+    caches: &Caches,
+    size: SectorSize,
+    beside: &Path,
+    estimate: Duration,
+) -> Result<(), ExitError> {
     let failed = |reason: String| ExitError::new(ExitCode::Parameters, reason);
     let into = Caches { params: beside.to_owned(), parents: caches.parents.clone() };
     let bar = bar(size, estimate);

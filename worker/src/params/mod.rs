@@ -42,7 +42,8 @@ impl Caches {
                 .unwrap_or_else(|| PathBuf::from(".cache"))
                 .join("sealfarm")
         };
-        let params = params.or_else(|| set(PARAMETER_CACHE_VARIABLE)).unwrap_or_else(|| home().join("parameters"));
+        let params =
+            params.or_else(|| set(PARAMETER_CACHE_VARIABLE)).unwrap_or_else(|| home().join("parameters"));
         let beside = || params.parent().unwrap_or_else(|| Path::new(".")).join("parents");
         let parents = set(PARENT_CACHE_VARIABLE).unwrap_or_else(beside);
         Self { params, parents }
@@ -68,6 +69,10 @@ mod tests {
         check(None, &[home, (PARAMETER_CACHE_VARIABLE, "/p/params")], ("/p/params", "/p/parents"));
         check(Some("/flag/params"), &[(PARAMETER_CACHE_VARIABLE, "/p")], ("/flag/params", "/flag/parents"));
         check(None, &[home, (PARENT_CACHE_VARIABLE, "/q")], ("/home/u/.cache/sealfarm/parameters", "/q"));
-        check(None, &[home, ("XDG_CACHE_HOME", "")], ("/home/u/.cache/sealfarm/parameters", "/home/u/.cache/sealfarm/parents"));
+        check(
+            None,
+            &[home, ("XDG_CACHE_HOME", "")],
+            ("/home/u/.cache/sealfarm/parameters", "/home/u/.cache/sealfarm/parents"),
+        );
     }
 }

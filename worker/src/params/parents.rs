@@ -64,7 +64,9 @@ pub fn build(proof: SealProof, parents: &Path, building: &Path) -> Result<(), Fa
         SectorSize::GiB32 => build_shape::<SectorShape32GiB>(proof),
         SectorSize::GiB64 => build_shape::<SectorShape64GiB>(proof),
     };
-    let path = made.map_err(|e| Failure::new(FailureClass::Compute, format!("building the parents cache failed: {e:#}")))?;
+    let path = made.map_err(|e| {
+        Failure::new(FailureClass::Compute, format!("building the parents cache failed: {e:#}"))
+    })?;
     let moved = (|| {
         let file = File::open(&path)?;
         file.sync_all()?;
@@ -79,7 +81,9 @@ pub fn build(proof: SealProof, parents: &Path, building: &Path) -> Result<(), Fa
 }
 
 /// Lets upstream build its cache, wherever the environment says, and returns the file.
-fn build_shape<Tree: MerkleTreeTrait + 'static>(proof: SealProof) -> storage_proofs_core::error::Result<PathBuf> {
+fn build_shape<Tree: MerkleTreeTrait + 'static>(
+    proof: SealProof,
+) -> storage_proofs_core::error::Result<PathBuf> {
     let params = public_params::<Tree>(&registered(proof).as_v1_config())?;
     Ok(params.graph.parent_cache()?.path)
 }

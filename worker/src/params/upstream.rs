@@ -43,7 +43,9 @@ pub fn generate(size: SectorSize) -> Result<(), String> {
     made.map_err(|e| format!("upstream's parameter generator failed: {e:#}"))
 }
 
-fn generate_shape<Tree: MerkleTreeTrait + 'static>(proof: RegisteredSealProof) -> storage_proofs_core::error::Result<()> {
+fn generate_shape<Tree: MerkleTreeTrait + 'static>(
+    proof: RegisteredSealProof,
+) -> storage_proofs_core::error::Result<()> {
     type Compound<Tree> = StackedCompound<Tree, DefaultPieceHasher>;
     let config: PoRepConfig = proof.as_v1_config();
     let params = public_params::<Tree>(&config)?;

@@ -23,7 +23,11 @@ use crate::runner::PhaseDone;
 const TREE_C: &str = "tree-c";
 
 /// Verifies what stays, removes the rest, records.
-pub(super) fn run(attempt: &Attempt, took: &dyn Fn() -> Duration, clock: &Clock) -> Result<PhaseDone, Failure> {
+pub(super) fn run(
+    attempt: &Attempt,
+    took: &dyn Fn() -> Duration,
+    clock: &Clock,
+) -> Result<PhaseDone, Failure> {
     let store = &attempt.store;
     let sector = attempt.task.job.sector;
     let manifest = attempt.manifest.as_ref().ok_or_else(|| missing(attempt))?;
@@ -77,7 +81,10 @@ fn verify(attempt: &Attempt, kept: &[FileRecord]) -> Result<(), Failure> {
         None => Ok(()),
         Some(broken) => Err(Failure::new(
             FailureClass::Compute,
-            format!("{broken}; nothing was removed, so {} can still be sealed again from its layers", attempt.task.job.sector),
+            format!(
+                "{broken}; nothing was removed, so {} can still be sealed again from its layers",
+                attempt.task.job.sector
+            ),
         )),
     }
 }

@@ -82,7 +82,13 @@ pub fn open(store: &Store, task: &Task, worker: &WorkerId, attempt: Uuid) -> Res
         store.expect_room_for(size).map_err(|e| store_failure(&e))?;
     }
     let dir = AttemptDir::create(store, sector, attempt).map_err(|e| store_failure(&e))?;
-    Ok(Opened::Run(Attempt { store: store.clone(), task: task.clone(), worker: worker.clone(), manifest, dir }))
+    Ok(Opened::Run(Attempt {
+        store: store.clone(),
+        task: task.clone(),
+        worker: worker.clone(),
+        manifest,
+        dir,
+    }))
 }
 
 /// The manifest a task may go on from, its fence raised to the job's; a new one where it starts over.
@@ -101,7 +107,10 @@ fn standing_manifest(store: &Store, lock: &ManifestLock, task: &Task) -> Result<
         Standing::StartsOver => {
             return Err(Failure::new(
                 FailureClass::Compute,
-                format!("{} of {sector} rests on add-piece, which is not done under fence {}", task.task, job.fence),
+                format!(
+                    "{} of {sector} rests on add-piece, which is not done under fence {}",
+                    task.task, job.fence
+                ),
             ));
         }
         Standing::Outdated { manifest } => return Err(outdated(task, manifest.0)),
@@ -125,7 +134,10 @@ fn refuse_unknown_files(store: &Store, sector: SectorId) -> Result<(), Failure> 
         None => Ok(()),
         Some(path) => Err(Failure::new(
             FailureClass::Input,
-            format!("{} exists and no manifest knows {sector}; move it away before sealing it here", path.display()),
+            format!(
+                "{} exists and no manifest knows {sector}; move it away before sealing it here",
+                path.display()
+            ),
         )),
     }
 }
@@ -195,14 +207,19 @@ pub(crate) fn recorded_comm_r(manifest: &Manifest) -> Option<CommR> {
 }
 
 fn check_replica_id(manifest: &Manifest) -> Result<(), Failure> {
-    let (Some(recorded), Some(comm_d)) = (manifest.replica_id, recorded_comm_d(manifest)) else { return Ok(()) };
+    let (Some(recorded), Some(comm_d)) = (manifest.replica_id, recorded_comm_d(manifest)) else {
+        return Ok(());
+    };
     let computed = replica_id(manifest.sector, &manifest.sealing, comm_d);
     if recorded == computed {
         return Ok(());
     }
     Err(Failure::new(
         FailureClass::Input,
-        format!("the manifest of {} has replica id {recorded}, and its sealing gives {computed}", manifest.sector),
+        format!(
+            "the manifest of {} has replica id {recorded}, and its sealing gives {computed}",
+            manifest.sector
+        ),
     ))
 }
 

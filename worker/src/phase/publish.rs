@@ -185,5 +185,8 @@ fn move_files(attempt: &Attempt, files: &[FileRecord]) -> Result<(), StoreError>
         directories.insert(to);
     }
     let mut synced = BTreeSet::new();
-    directories.iter().filter(|path| synced.insert(path.parent())).try_for_each(|path| sync_directory_of(path))
+    directories
+        .iter()
+        .filter(|path| synced.insert(path.parent()))
+        .try_for_each(|path| sync_directory_of(path))
 }

@@ -13,7 +13,9 @@ use std::time::Duration;
 use filecoin_proofs_api::seal::{
     self, SealCommitPhase1Output, SealPreCommitPhase1Output, SealPreCommitPhase2Output,
 };
-use filecoin_proofs_api::{PieceInfo, RegisteredSealProof, SectorId as UpstreamSectorId, UnpaddedBytesAmount};
+use filecoin_proofs_api::{
+    PieceInfo, RegisteredSealProof, SectorId as UpstreamSectorId, UnpaddedBytesAmount,
+};
 use sealfarm_common::commitment::{CommD, CommR, SealProofBytes, Seed};
 use sealfarm_common::failure::{Failure, FailureClass};
 use sealfarm_common::job::Sealing;
@@ -117,7 +119,9 @@ const fn unpadded(size: SectorSize) -> UnpaddedBytesAmount {
 }
 
 fn known_comm_d(input: &PhaseInput<'_>) -> Result<CommD, Failure> {
-    input.comm_d.ok_or_else(|| Failure::new(FailureClass::Compute, "add-piece is not recorded, so CommD is not known"))
+    input.comm_d.ok_or_else(|| {
+        Failure::new(FailureClass::Compute, "add-piece is not recorded, so CommD is not known")
+    })
 }
 
 fn add_piece(input: &PhaseInput<'_>) -> Result<PhaseOutput, Failure> {
@@ -133,8 +137,8 @@ fn add_piece(input: &PhaseInput<'_>) -> Result<PhaseOutput, Failure> {
     let zeros = io::repeat(0).take(unpadded(size).0);
     let (piece, _) = seal::add_piece(upstream.proof, zeros, &file, unpadded(size), &[])
         .map_err(|e| upstream_failure("write the piece", &e))?;
-    let comm_d = seal::compute_comm_d(upstream.proof, &[piece])
-        .map_err(|e| upstream_failure("compute CommD", &e))?;
+    let comm_d =
+        seal::compute_comm_d(upstream.proof, &[piece]).map_err(|e| upstream_failure("compute CommD", &e))?;
     let files = vec![made(format!("unsealed/{}", input.sector()))];
     Ok(PhaseOutput { output: TaskOutput::PieceAdded { comm_d: CommD(comm_d) }, files })
 }
@@ -204,15 +208,12 @@ fn throwaway_commit_1(
 fn commit_1(input: &PhaseInput<'_>) -> Result<PhaseOutput, Failure> {
     let upstream = Upstream::of(input);
     let comm_d = known_comm_d(input)?;
-    let comm_r = input
-        .comm_r
-        .ok_or_else(|| Failure::new(FailureClass::Compute, "pre-commit-2 is not recorded, so CommR is not known"))?;
+    let comm_r = input.comm_r.ok_or_else(|| {
+        Failure::new(FailureClass::Compute, "pre-commit-2 is not recorded, so CommR is not known")
+    })?;
     let seed = seed_of(input)?;
-    let replica = SealPreCommitPhase2Output {
-        registered_proof: upstream.proof,
-        comm_r: comm_r.0,
-        comm_d: comm_d.0,
-    };
+    let replica =
+        SealPreCommitPhase2Output { registered_proof: upstream.proof, comm_r: comm_r.0, comm_d: comm_d.0 };
     let output = seal::seal_commit_phase1(
         input.store.cache(input.sector()),
         input.store.sealed(input.sector()),
@@ -236,21 +237,31 @@ fn commit_2(input: &PhaseInput<'_>) -> Result<PhaseOutput, Failure> {
     if phase_1.seed != seed.0 {
         return Err(Failure::new(
             FailureClass::Compute,
-            format!("{} answers seed {}, not {seed}; commit-1 has to be run again", path.display(), Seed(phase_1.seed)),
+            format!(
+                "{} answers seed {}, not {seed}; commit-1 has to be run again",
+                path.display(),
+                Seed(phase_1.seed)
+            ),
         ));
     }
     // Upstream verifies the proof before it returns it.
     let output = seal::seal_commit_phase2(phase_1, upstream.prover_id, upstream.sector)
         .map_err(|e| upstream_failure("commit 2", &e))?;
-    Ok(PhaseOutput { output: TaskOutput::Proven { seed, proof: SealProofBytes(output.proof) }, files: vec![] })
+    Ok(PhaseOutput {
+        output: TaskOutput::Proven { seed, proof: SealProofBytes(output.proof) },
+        files: vec![],
+    })
 }
 
 fn seed_of(input: &PhaseInput<'_>) -> Result<Seed, Failure> {
     match input.seed() {
-        None => Err(Failure::new(FailureClass::Input, "field `seed`: a commit phase needs a job with a seed")),
-        Some(seed) if seed.0 == [0; 32] => {
-            Err(Failure::new(FailureClass::Input, "field `seed`: upstream proves nothing for a seed of zeros"))
+        None => {
+            Err(Failure::new(FailureClass::Input, "field `seed`: a commit phase needs a job with a seed"))
         }
+        Some(seed) if seed.0 == [0; 32] => Err(Failure::new(
+            FailureClass::Input,
+            "field `seed`: upstream proves nothing for a seed of zeros",
+        )),
         Some(seed) => Ok(seed),
     }
 }
