@@ -30,3 +30,5 @@ pub mod telemetry;
 
 #[cfg(feature = "etcd")]
 pub mod etcd;
+#[cfg(feature = "rpc")]
+pub mod rpc;

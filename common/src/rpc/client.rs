@@ -1,0 +1,129 @@
+//! The command line's side: finds the running process by the files it keeps, and calls it.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use jsonrpsee_core::client::{ClientT as _, Error};
+use jsonrpsee_core::traits::ToRpcParams;
+use jsonrpsee_http_client::transport::Error as TransportError;
+use jsonrpsee_http_client::{HeaderMap, HeaderValue, HttpClient, HttpClientBuilder};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::methods::decode_error;
+use super::repo::{API_FILE, TOKEN_FILE};
+use crate::exit::{ExitCode, ExitError};
+use crate::token::{ApiInfo, Token};
+
+/// How long a call may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// A connection to the API of one process.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: HttpClient,
+    place: String,
+}
+
+/// Parameters that are already JSON.
+struct Encoded(Box<RawValue>);
+
+impl ToRpcParams for Encoded {
+    fn to_rpc_params(self) -> Result<Option<Box<RawValue>>, serde_json::Error> {
+        Ok(Some(self.0))
+    }
+}
+
+impl Client {
+    /// To the process whose repository this is.
+    ///
+    /// # Errors
+    /// When the directory has no `api` file (nothing was ever started there) or it is damaged.
+    pub fn from_repo(repo: &Path) -> Result<Self, ExitError> {
+        let read = |name: &str| {
+            let path = repo.join(name);
+            fs::read_to_string(&path).map_err(|error| {
+                ExitError::new(ExitCode::NotFound, format!("cannot read {}", path.display()))
+                    .because(error)
+                    .next("name the directory of a process that was started, with --repo or its variable")
+            })
+        };
+        let address = read(API_FILE)?;
+        let token = Token::from(read(TOKEN_FILE)?.trim().to_owned());
+        let address = address.parse().map_err(|error| {
+            ExitError::new(ExitCode::BadInput, format!("{}/{API_FILE}", repo.display())).because(error)
+        })?;
+        Self::new(&ApiInfo { token: Some(token), address })
+    }
+
+    /// To the process at an address.
+    ///
+    /// # Errors
+    /// When the token cannot stand in a header, or the address in a URL.
+    pub fn new(info: &ApiInfo) -> Result<Self, ExitError> {
+        let place = info.address.base_url();
+        let bad =
+            |what: &str| ExitError::new(ExitCode::BadInput, format!("the {what} for {place} is not usable"));
+        let mut headers = HeaderMap::new();
+        if let Some(token) = &info.token {
+            let mut value =
+                HeaderValue::from_str(&format!("Bearer {}", token.expose())).map_err(|_| bad("token"))?;
+            value.set_sensitive(true);
+            headers.insert("authorization", value);
+        }
+        let http = HttpClientBuilder::default()
+            .set_headers(headers)
+            .request_timeout(ANSWER_WITHIN)
+            .build(info.address.rpc_url())
+            .map_err(|error| bad("address").because(error))?;
+        Ok(Self { http, place })
+    }
+
+    /// Calls `method`. `params` is a tuple, a struct, or `()` for none.
+    ///
+    /// # Errors
+    /// When nobody answers, the token is refused, or the method fails: with the code and the next
+    /// step the method gave.
+    pub async fn call<R: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: impl Serialize,
+    ) -> Result<R, ExitError> {
+        let params = to_raw_value(&params).map_err(|error| {
+            ExitError::new(ExitCode::BadInput, format!("the parameters of {method}")).because(error)
+        })?;
+        // JSON-RPC knows lists and objects; nothing is an empty list.
+        let params = if params.get() == "null" {
+            RawValue::from_string("[]".into()).unwrap_or(params)
+        } else {
+            params
+        };
+        self.http.request(method, Encoded(params)).await.map_err(|error| self.explain(method, error))
+    }
+
+    fn explain(&self, method: &str, error: Error) -> ExitError {
+        let place = &self.place;
+        match error {
+            Error::Call(error) => decode_error(&error),
+            Error::Transport(error) => match error.downcast_ref::<TransportError>() {
+                Some(TransportError::Rejected { status_code: 401 }) => {
+                    ExitError::new(ExitCode::Refused, format!("the API at {place} refuses the token"))
+                        .next("copy the `token` file of the running process again")
+                }
+                _ => ExitError::new(ExitCode::Unreachable, format!("no API answers at {place}"))
+                    .because(error)
+                    .next("start the process with `run`, or look at the end of its log"),
+            },
+            Error::RequestTimeout => {
+                let waited = ANSWER_WITHIN.as_secs();
+                ExitError::new(
+                    ExitCode::Unreachable,
+                    format!("{method}: no answer from {place} within {waited} s"),
+                )
+            }
+            other => ExitError::new(ExitCode::Failure, format!("{method} at {place}")).because(other),
+        }
+    }
+}
