@@ -3,3 +3,4 @@
 //! Nothing here is shipped. Tests that need no real server belong beside the code they test.
 
 pub mod harness;
+pub mod sim;

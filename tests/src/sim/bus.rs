@@ -1,0 +1,236 @@
+//! The bus in memory, with the semantics of JetStream and the faults of a plan.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt as _};
+use sealfarm_nats::bus::{Acknowledge, Bus, BusError, Delivery, Entry, Message, Published};
+use sealfarm_nats::streams::{BucketSpec, ConsumerSpec, StreamSpec};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::link::{FaultPlan, Life, Link};
+use super::server::{LISTENER_MESSAGES_MAX, Listener, SimServer};
+use super::stream::Taken;
+
+/// One connection to a [`SimServer`].
+#[derive(Clone)]
+pub struct SimBus {
+    server: Arc<SimServer>,
+    link: Arc<Link>,
+}
+
+impl SimBus {
+    /// A connection across `link`.
+    pub fn new(server: &Arc<SimServer>, link: Arc<Link>) -> Self {
+        Self { server: Arc::clone(server), link }
+    }
+
+    /// A connection without faults, of a process that does not die.
+    pub fn perfect(server: &Arc<SimServer>) -> Self {
+        Self::new(server, Link::new(FaultPlan::NONE, Life::unlimited()))
+    }
+
+    /// Takes what is there, or waits for the first change that brings something.
+    async fn take(
+        &self,
+        stream: &str,
+        consumer: &str,
+        most: usize,
+        wait: Duration,
+    ) -> Result<Vec<Taken>, BusError> {
+        let end = Instant::now() + wait;
+        loop {
+            let changed = self.server.changed().notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let now = Instant::now();
+            let due = {
+                let mut state = self.server.lock();
+                let stream = state.stream_with(stream, consumer)?;
+                let taken = stream.take(consumer, most, now);
+                if !taken.is_empty() || now >= end {
+                    return Ok(taken);
+                }
+                stream.next_due(consumer).filter(|due| *due > now)
+            };
+            let next = due.map_or(end, |due| due.min(end));
+            tokio::select! {
+                biased;
+                () = &mut changed => {}
+                () = sleep_until(next) => {}
+            }
+        }
+    }
+
+    fn delivery(&self, stream: &str, consumer: &str, taken: Taken) -> Delivery {
+        let plan = self.link.plan();
+        self.link.count(&taken.message.subject, taken.message.payload.len());
+        if self.link.chance(plan.delivered_twice) {
+            let mut state = self.server.lock();
+            if let Ok(stream) = state.stream(stream) {
+                let soon = Instant::now() + self.link.up_to(stream.ack_wait(consumer));
+                stream.set_due(consumer, taken.sequence, soon);
+            }
+            self.server.changed().notify_waiters();
+        }
+        let acknowledge = SimAck {
+            bus: self.clone(),
+            stream: stream.to_owned(),
+            consumer: consumer.to_owned(),
+            sequence: taken.sequence,
+        };
+        Delivery::new(taken.message, taken.sequence, taken.delivered, Box::new(acknowledge))
+    }
+}
+
+struct SimAck {
+    bus: SimBus,
+    stream: String,
+    consumer: String,
+    sequence: u64,
+}
+
+impl SimAck {
+    /// Makes the delivery due again after `wait`.
+    async fn due_in(&self, action: &str, wait: Duration) -> Result<(), BusError> {
+        let operation = async {
+            self.bus.server.lock().stream(&self.stream)?.set_due(
+                &self.consumer,
+                self.sequence,
+                Instant::now() + wait,
+            );
+            self.bus.server.changed().notify_waiters();
+            Ok(())
+        };
+        self.bus.link.carry(action, operation).await
+    }
+
+    async fn done(&self, action: &str) -> Result<(), BusError> {
+        let operation = async {
+            if self.bus.link.chance(self.bus.link.plan().ack_forgotten) {
+                return Ok(());
+            }
+            self.bus.server.lock().stream(&self.stream)?.ack(&self.consumer, self.sequence);
+            self.bus.server.changed().notify_waiters();
+            Ok(())
+        };
+        self.bus.link.carry(action, operation).await
+    }
+}
+
+#[async_trait]
+impl Acknowledge for SimAck {
+    async fn ack(&self) -> Result<(), BusError> {
+        self.done("acknowledge").await
+    }
+
+    async fn nak(&self, delay: Duration) -> Result<(), BusError> {
+        self.due_in("hand back", delay).await
+    }
+
+    async fn progress(&self) -> Result<(), BusError> {
+        let wait = self.bus.server.lock().stream(&self.stream)?.ack_wait(&self.consumer);
+        self.due_in("report progress", wait).await
+    }
+
+    async fn term(&self, _reason: &str) -> Result<(), BusError> {
+        self.done("set aside").await
+    }
+}
+
+#[async_trait]
+impl Bus for SimBus {
+    async fn ensure_stream(&self, spec: &StreamSpec) -> Result<(), BusError> {
+        let operation = async { self.server.lock().ensure_stream(spec) };
+        self.link.carry(&format!("make or update stream {}", spec.name), operation).await
+    }
+
+    async fn ensure_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
+        let operation = async { self.server.lock().stream(&spec.stream)?.ensure_consumer(spec) };
+        self.link.carry(&format!("make or update consumer {}", spec.name), operation).await
+    }
+
+    async fn ensure_bucket(&self, spec: &BucketSpec) -> Result<(), BusError> {
+        let operation = async {
+            self.server.lock().ensure_bucket(spec);
+            Ok(())
+        };
+        self.link.carry(&format!("make or update bucket {}", spec.name), operation).await
+    }
+
+    async fn publish(&self, message: Message) -> Result<Published, BusError> {
+        let action = format!("publish to {}", message.subject);
+        self.link.count(&message.subject, message.payload.len());
+        let operation = async {
+            let published = self.server.lock().publish(message, Instant::now());
+            self.server.changed().notify_waiters();
+            published
+        };
+        self.link.carry(&action, operation).await
+    }
+
+    async fn pull(
+        &self,
+        stream: &str,
+        consumer: &str,
+        most: usize,
+        wait: Duration,
+    ) -> Result<Vec<Delivery>, BusError> {
+        let action = format!("pull from {stream}/{consumer}");
+        let taken = self.link.carry(&action, self.take(stream, consumer, most, wait)).await?;
+        Ok(taken.into_iter().map(|taken| self.delivery(stream, consumer, taken)).collect())
+    }
+
+    async fn tell(&self, message: Message) -> Result<(), BusError> {
+        if self.link.carries() && !self.link.chance(self.link.plan().request_lost) {
+            self.server.lock().tell(&message);
+        }
+        Ok(())
+    }
+
+    async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Message>, BusError> {
+        let (sender, receiver) = mpsc::channel(LISTENER_MESSAGES_MAX);
+        let listener = Listener { pattern: pattern.to_owned(), sender, link: Arc::clone(&self.link) };
+        self.server.lock().listen(listener);
+        Ok(stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver))).boxed())
+    }
+
+    async fn ask(&self, message: Message, _wait: Duration) -> Result<Message, BusError> {
+        let action = format!("ask {}", message.subject);
+        let operation = async {
+            Err(BusError::Unavailable { action: action.clone(), reason: "nobody answers there".to_owned() })
+        };
+        self.link.carry(&action, operation).await
+    }
+
+    async fn stored(&self, stream: &str, pattern: &str, most: usize) -> Result<Vec<Message>, BusError> {
+        let operation = async {
+            let mut state = self.server.lock();
+            Ok(state.stream(stream)?.stored(pattern, Instant::now()).take(most).cloned().collect())
+        };
+        self.link.carry(&format!("read {pattern} from stream {stream}"), operation).await
+    }
+
+    async fn entry(&self, bucket: &str, key: &str) -> Result<Option<Entry>, BusError> {
+        let operation = async { Ok(self.server.lock().bucket(bucket)?.entry(key)) };
+        self.link.carry(&format!("read {bucket}/{key}"), operation).await
+    }
+
+    async fn entries(&self, bucket: &str) -> Result<Vec<Entry>, BusError> {
+        let operation = async { Ok(self.server.lock().bucket(bucket)?.entries()) };
+        self.link.carry(&format!("read bucket {bucket}"), operation).await
+    }
+
+    async fn put_entry(&self, bucket: &str, key: &str, value: Bytes, expected: u64) -> Result<u64, BusError> {
+        let operation =
+            async {
+                self.server.lock().bucket(bucket)?.put(key, value, expected).ok_or_else(|| {
+                    BusError::Conflict { bucket: bucket.to_owned(), key: key.to_owned(), expected }
+                })
+            };
+        self.link.carry(&format!("write {bucket}/{key}"), operation).await
+    }
+}
