@@ -217,8 +217,13 @@ pub trait Bus: Send + Sync {
     /// Takes up to `most` messages that are there, or waits up to `wait` for one.
     ///
     /// Do not drop the future half-way: a message on its way would wait for its ack wait.
-    async fn pull(&self, stream: &str, consumer: &str, most: usize, wait: Duration)
-    -> Result<Vec<Delivery>, BusError>;
+    async fn pull(
+        &self,
+        stream: &str,
+        consumer: &str,
+        most: usize,
+        wait: Duration,
+    ) -> Result<Vec<Delivery>, BusError>;
 
     /// Publishes without storing: lost without harm.
     async fn tell(&self, message: Message) -> Result<(), BusError>;

@@ -23,7 +23,9 @@ pub struct NatsAddress {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Nobody answers.
-    #[error("cannot reach NATS at {url}: {reason} (tried for {tried_s:.1} s); is the server running, and is the address right?")]
+    #[error(
+        "cannot reach NATS at {url}: {reason} (tried for {tried_s:.1} s); is the server running, and is the address right?"
+    )]
     Unreachable {
         /// The address tried.
         url: String,
@@ -43,7 +45,9 @@ pub enum ConnectError {
         reason: String,
     },
     /// The credentials cannot be read.
-    #[error("cannot use the NATS credentials {path}: {reason}; a file holds an nkey seed (SU…) or a .creds document")]
+    #[error(
+        "cannot use the NATS credentials {path}: {reason}; a file holds an nkey seed (SU…) or a .creds document"
+    )]
     Credentials {
         /// The file.
         path: PathBuf,
@@ -65,7 +69,8 @@ pub const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 /// The inbox prefix of a client: its own, so that no other user can read its replies.
 pub fn inbox_prefix(name: &str) -> String {
-    let safe: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
+    let safe: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
     format!("_INBOX_{safe}")
 }
 
@@ -80,7 +85,8 @@ pub async fn connect(address: &NatsAddress) -> Result<Client, ConnectError> {
         let reason = match options(address)?.connect(servers(&address.url)).await {
             Ok(client) => return check_version(address, client),
             Err(error) => match error.kind() {
-                async_nats::ConnectErrorKind::Authentication | async_nats::ConnectErrorKind::AuthorizationViolation => {
+                async_nats::ConnectErrorKind::Authentication
+                | async_nats::ConnectErrorKind::AuthorizationViolation => {
                     return Err(ConnectError::Denied {
                         url: address.url.clone(),
                         credentials: address

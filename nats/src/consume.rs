@@ -132,7 +132,12 @@ pub fn is_last_delivery(delivery: &Delivery) -> bool {
 ///
 /// If the dead stream cannot be reached the message stays where it is and comes again.
 pub async fn bury(bus: &dyn Bus, delivery: &Delivery, dead_subject: &str, reason: &str) {
-    tracing::error!(subject = delivery.message.subject, reason, dead_subject, "message set aside on the dead stream");
+    tracing::error!(
+        subject = delivery.message.subject,
+        reason,
+        dead_subject,
+        "message set aside on the dead stream"
+    );
     let letter: Message = wire::dead_letter(dead_subject.to_owned(), &delivery.message, reason);
     let buried: Result<(), BusError> = async {
         bus.publish(letter).await?;

@@ -225,17 +225,23 @@ impl Bus for JetStreamBus {
             Ok(ack) if ack.duplicate => Ok(Published::Duplicate),
             Ok(ack) => Ok(Published::Stored(ack.sequence)),
             Err(error) => {
-                let text = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+                let text =
+                    std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
                 if text.contains("maximum messages per subject exceeded") {
                     Ok(Published::AlreadyQueued)
-                } else if text.contains("maximum messages exceeded") || text.contains("maximum bytes exceeded") {
+                } else if text.contains("maximum messages exceeded")
+                    || text.contains("maximum bytes exceeded")
+                {
                     Err(BusError::Full { subject: message.subject, reason: text })
                 } else {
                     Err(match error.kind() {
-                        PublishErrorKind::StreamNotFound => {
-                            BusError::Missing { what: format!("a stream for {}", message.subject), reason: text }
+                        PublishErrorKind::StreamNotFound => BusError::Missing {
+                            what: format!("a stream for {}", message.subject),
+                            reason: text,
+                        },
+                        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => {
+                            unavailable(&action, text)
                         }
-                        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => unavailable(&action, text),
                         _ => refused(&action, text),
                     })
                 }
@@ -255,7 +261,8 @@ impl Bus for JetStreamBus {
         let mut deliveries = Vec::new();
         // What is there now. Never `.heartbeat()` on a batch: it loses its waker in this client.
         if most > 1 {
-            let batch = handle.fetch().max_messages(most).messages().await.map_err(|e| unavailable(&action, e))?;
+            let batch =
+                handle.fetch().max_messages(most).messages().await.map_err(|e| unavailable(&action, e))?;
             collect(batch, &action, &mut deliveries).await?;
         }
         if deliveries.is_empty() {
@@ -278,7 +285,8 @@ impl Bus for JetStreamBus {
     async fn tell(&self, message: Message) -> Result<(), BusError> {
         let action = format!("tell {}", message.subject);
         let client = self.context.client();
-        let sent = client.publish_with_headers(message.subject, header_map(&message.headers), message.payload);
+        let sent =
+            client.publish_with_headers(message.subject, header_map(&message.headers), message.payload);
         bounded(&action, sent).await
     }
 
@@ -352,8 +360,7 @@ impl Bus for JetStreamBus {
     async fn put_entry(&self, bucket: &str, key: &str, value: Bytes, expected: u64) -> Result<u64, BusError> {
         let action = format!("write {bucket}/{key}");
         let store = self.bucket(bucket).await?;
-        let conflict =
-            || BusError::Conflict { bucket: bucket.to_owned(), key: key.to_owned(), expected };
+        let conflict = || BusError::Conflict { bucket: bucket.to_owned(), key: key.to_owned(), expected };
         if expected == 0 {
             return store.create(key, value).await.map_err(|e| match e.kind() {
                 kv::CreateErrorKind::AlreadyExists => conflict(),

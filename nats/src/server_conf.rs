@@ -74,19 +74,14 @@ fn agent_at_hub(miner: MinerId, agent: &AgentId, name: &str) -> Permissions {
     publish.extend(consume(&hub.jobs_stream(), &streams::jobs_consumer(miner, agent).name));
     Permissions {
         publish,
-        subscribe: vec![
-            format!("{}.>", inbox_prefix(name)),
-            hub.agent_control(agent),
-            "$SRV.>".to_owned(),
-        ],
+        subscribe: vec![format!("{}.>", inbox_prefix(name)), hub.agent_control(agent), "$SRV.>".to_owned()],
         answers: true,
     }
 }
 
 fn worker(agent: &AgentId, name: &str) -> Permissions {
     let site = Site(agent.clone());
-    let mut publish =
-        vec![site.results(), site.dead_letters(), site.progress_all(), site.join()];
+    let mut publish = vec![site.results(), site.dead_letters(), site.progress_all(), site.join()];
     for kind in TaskKind::ALL {
         publish.extend(consume(&site.tasks_stream(), kind.as_str()));
     }
@@ -163,8 +158,15 @@ impl ServerConf {
             let _ = writeln!(text, "http: \"{monitor}\"");
         }
         let _ = writeln!(text, "max_payload: 128KB");
-        let _ = writeln!(text, "\n# A message that was acknowledged is on the disk; the default syncs every two minutes.");
-        let _ = writeln!(text, "jetstream {{\n  store_dir: \"{}\"\n  sync_interval: always\n}}", self.store_dir.display());
+        let _ = writeln!(
+            text,
+            "\n# A message that was acknowledged is on the disk; the default syncs every two minutes."
+        );
+        let _ = writeln!(
+            text,
+            "jetstream {{\n  store_dir: \"{}\"\n  sync_interval: always\n}}",
+            self.store_dir.display()
+        );
         let _ = writeln!(text, "\naccounts {{\n  {} {{\n    jetstream: enabled\n    users: [", self.account);
         for user in &self.users {
             let _ = write!(text, "      {{ nkey: {}", user.public_key);
@@ -195,7 +197,12 @@ mod tests {
     fn an_agent_may_not_speak_for_another_site() {
         let miner = MinerId(1000);
         let allowed = Role::AgentAtHub(miner, "a".parse().unwrap()).permissions().unwrap();
-        assert!(allowed.publish.iter().all(|subject| !subject.contains(".b.") && !subject.contains("event.miner")));
+        assert!(
+            allowed
+                .publish
+                .iter()
+                .all(|subject| !subject.contains(".b.") && !subject.contains("event.miner"))
+        );
         assert!(allowed.publish.contains(&"seal.t01000.event.a.>".to_owned()));
         assert!(!allowed.publish.iter().any(|s| s.contains("CONSUMER.CREATE") || s.contains("STREAM")));
     }

@@ -101,7 +101,13 @@ fn work_queue(name: String, description: &'static str, subject: String) -> Strea
     }
 }
 
-fn history(name: String, description: &'static str, subject: String, bytes_max: i64, days: u32) -> StreamSpec {
+fn history(
+    name: String,
+    description: &'static str,
+    subject: String,
+    bytes_max: i64,
+    days: u32,
+) -> StreamSpec {
     StreamSpec {
         name,
         description,
@@ -133,7 +139,13 @@ pub fn hub_streams(miner: MinerId) -> Vec<StreamSpec> {
         work_queue(hub.jobs_stream(), "jobs, miner to agents", hub.jobs()),
         history(hub.results_stream(), "results, agents to miner", hub.results(), 1024 * MIB, 30),
         history(hub.events_stream(), "the history of every sector", hub.events(), 4096 * MIB, 365),
-        history(hub.dead_stream(), "what nobody could use, reason in the headers", hub.dead_letters(), 256 * MIB, 365),
+        history(
+            hub.dead_stream(),
+            "what nobody could use, reason in the headers",
+            hub.dead_letters(),
+            256 * MIB,
+            365,
+        ),
     ]
 }
 
@@ -165,13 +177,20 @@ pub fn site_streams(agent: &AgentId) -> Vec<StreamSpec> {
     let mut results = work_queue(site.results_stream(), "results, workers to agent", site.results());
     // A late result of an older round must not keep a newer one out; message ids remove repetition.
     results.one_a_subject = false;
-    let mut outbox = work_queue(site.outbox_stream(), "results and events waiting for the hub", site.outbox_all());
+    let mut outbox =
+        work_queue(site.outbox_stream(), "results and events waiting for the hub", site.outbox_all());
     outbox.one_a_subject = false;
     vec![
         work_queue(site.tasks_stream(), "tasks, agent to workers", site.tasks()),
         results,
         outbox,
-        history(site.dead_stream(), "what nobody here could use, reason in the headers", site.dead_letters(), 64 * MIB, 365),
+        history(
+            site.dead_stream(),
+            "what nobody here could use, reason in the headers",
+            site.dead_letters(),
+            64 * MIB,
+            365,
+        ),
     ]
 }
 

@@ -51,7 +51,9 @@ pub enum WireError {
         reason: String,
     },
     /// Written by a newer release.
-    #[error("the payload has version {found}, and this release reads version {VERSION}; upgrade this process")]
+    #[error(
+        "the payload has version {found}, and this release reads version {VERSION}; upgrade this process"
+    )]
     UnknownVersion {
         /// The value of `v`.
         found: String,
@@ -254,7 +256,10 @@ mod tests {
         }
         let body = Body { a: "x".repeat(PAYLOAD_BYTES_MAX) };
         assert!(matches!(encode(&body), Err(WireError::TooLarge { .. })));
-        assert!(matches!(decode::<Value>(&vec![b' '; PAYLOAD_BYTES_MAX + 1]), Err(WireError::TooLarge { .. })));
+        assert!(matches!(
+            decode::<Value>(&vec![b' '; PAYLOAD_BYTES_MAX + 1]),
+            Err(WireError::TooLarge { .. })
+        ));
     }
 
     #[test]

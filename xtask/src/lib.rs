@@ -6,6 +6,7 @@
 //! needs `protoc` to build, because it is what brings `protoc`.
 
 pub mod etcd_server;
+pub mod farm;
 pub mod http;
 pub mod lock;
 pub mod nats_server;

@@ -59,6 +59,25 @@ impl Scratch {
     pub fn keep(&self) {
         self.inner.keep.store(true, Ordering::Relaxed);
     }
+
+    /// Keeps only the logs: everything else in the directory is removed now, and the directory is
+    /// named on stderr when the last handle is dropped.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn keep_logs(&self) -> Result<()> {
+        self.keep();
+        let path = self.path();
+        for entry in fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))? {
+            let entry = entry?.path();
+            if entry.is_dir() {
+                fs::remove_dir_all(&entry).with_context(|| format!("cannot remove {}", entry.display()))?;
+            } else if entry.extension().is_none_or(|e| e != "log") {
+                fs::remove_file(&entry).with_context(|| format!("cannot remove {}", entry.display()))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Scratch {

@@ -82,6 +82,15 @@ pub(crate) fn build(tools: &Tools) -> Result<()> {
     }
 }
 
+/// Builds the farm's binaries, with the same features.
+pub(crate) fn build_binaries(tools: &Tools) -> Result<()> {
+    let status = cargo(tools)?.args(["build", "--workspace"]).status();
+    match status.context("cannot start cargo")? {
+        status if status.success() => Ok(()),
+        status => bail!("cargo build ended with {status}"),
+    }
+}
+
 /// Makes the proof parameters unless they are there and whole.
 pub(crate) fn ensure_parameters(tools: &Tools) -> Result<()> {
     let dir = workspace::parameters_dir()?;

@@ -1,0 +1,502 @@
+//! A whole farm of real processes on this machine: etcd, a hub and a site NATS server for every
+//! agent, the miner, agents and workers, each with a directory and logs of its own.
+//!
+//! Everything is set up with the commands an operator would use. Dropping the farm kills it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::etcd_server::Etcd;
+use crate::http;
+use crate::nats_server::NatsServer;
+use crate::ports::{self, PortBlock};
+use crate::process::{self, Finished, Process};
+use crate::scratch::Scratch;
+use crate::tools::Tools;
+use crate::workspace;
+
+/// The longest a farm's process may take until it serves.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// The longest a command of the command line may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(120);
+/// The longest a process may take to end in order.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// What a process writes to stderr once it serves.
+const READY: &str = "ready";
+
+/// What farm to build.
+#[derive(Debug, Clone)]
+pub struct FarmOptions {
+    /// The miner's ID address.
+    pub miner: String,
+    /// As `2KiB`.
+    pub sector_size: String,
+    /// `filecoin` or `null`.
+    pub prover: String,
+    /// Sites.
+    pub agents: usize,
+    /// Workers of each site.
+    pub workers: usize,
+    /// Seconds of one epoch of the dev chain, as `100ms`.
+    pub epoch_duration: String,
+    /// Epochs between a pre-commit and its seed.
+    pub challenge_delay: u32,
+    /// Slots of each task kind a worker offers, as `commit-2=1`; empty: the worker's own defaults.
+    pub slots: Vec<String>,
+}
+
+impl Default for FarmOptions {
+    fn default() -> Self {
+        Self {
+            miner: "t01000".to_owned(),
+            sector_size: "2KiB".to_owned(),
+            prover: "filecoin".to_owned(),
+            agents: 1,
+            workers: 1,
+            epoch_duration: "200ms".to_owned(),
+            challenge_delay: 2,
+            slots: Vec::new(),
+        }
+    }
+}
+
+/// One site: its NATS server, its agent, its workers.
+#[derive(Debug)]
+pub struct SiteOfFarm {
+    /// The agent's id.
+    pub id: String,
+    /// The agent's repository.
+    pub repo: PathBuf,
+    /// The sector store the workers share.
+    pub store: PathBuf,
+    /// The site's server.
+    pub nats: NatsServer,
+    /// Where the credentials of the site's users lie.
+    pub keys: PathBuf,
+    /// The agent's process.
+    pub agent: Option<Process>,
+    /// The workers' processes.
+    pub workers: Vec<Process>,
+    _ports: PortBlock,
+}
+
+/// A running farm.
+#[derive(Debug)]
+pub struct Farm {
+    options: FarmOptions,
+    scratch: Scratch,
+    /// The membership store.
+    pub etcd: Etcd,
+    /// The hub's server.
+    pub hub: NatsServer,
+    /// Where the credentials of the hub's users lie.
+    pub hub_keys: PathBuf,
+    /// The miner's repository.
+    pub miner_repo: PathBuf,
+    /// The miner's process.
+    pub miner: Option<Process>,
+    /// The sites.
+    pub sites: Vec<SiteOfFarm>,
+    _miner_ports: PortBlock,
+}
+
+/// A row of `sealfarm-miner sectors list --json`, as far as the workshop reads it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct SectorRow {
+    /// The sector's number.
+    pub number: u64,
+    /// As `Proving`.
+    pub state: String,
+    /// Whose it is.
+    #[serde(default)]
+    pub agent: Option<String>,
+    /// 64 hex digits, once known.
+    #[serde(default)]
+    pub comm_r: Option<String>,
+    /// Bytes of the proof, once known.
+    #[serde(default)]
+    pub proof_bytes: Option<u64>,
+    /// Payload bytes that crossed the WAN, both ways.
+    #[serde(default)]
+    pub wan_payload_bytes: u64,
+    /// By phase: worker and seconds.
+    #[serde(default)]
+    pub phases: serde_json::Map<String, Value>,
+    /// Why it does not go on, if it does not.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// A row of `sealfarm-agent tasks list --json`, as far as the workshop reads it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct TaskRow {
+    /// The sector's number.
+    pub sector: u64,
+    /// As `commit-2`.
+    pub task: String,
+    /// Who runs it, if somebody does.
+    #[serde(default)]
+    pub worker: Option<String>,
+    /// 0 to 1, where the phase can tell.
+    #[serde(default)]
+    pub fraction: Option<f64>,
+    /// Since it started.
+    #[serde(default)]
+    pub elapsed_s: Option<f64>,
+}
+
+/// A command for one of the farm's binaries, with the proof parameters' directory set.
+///
+/// # Errors
+/// When the binary has not been built.
+pub fn command(binary: &str) -> Result<Command> {
+    let mut command = Command::new(workspace::binary(binary)?);
+    command.env(workspace::PARAMETERS_VARIABLE, workspace::parameters_dir()?);
+    for variable in ["LOTUS_STORAGE_PATH", "LOTUS_AGENT_PATH", "WORKER_PATH", "SECTOR_SIZE", "MINER_ADDR"] {
+        command.env_remove(variable);
+    }
+    Ok(command)
+}
+
+impl Farm {
+    /// Starts everything and waits until all of it serves. `say` hears what is being done.
+    ///
+    /// # Errors
+    /// When a part does not start; the message holds its last words and where its log is.
+    pub fn start(
+        tools: &Tools,
+        scratch: &Scratch,
+        options: &FarmOptions,
+        say: impl Fn(&str),
+    ) -> Result<Self> {
+        say("starting etcd");
+        let etcd = Etcd::start(tools, scratch, "etcd")?;
+        say("starting the hub");
+        let hub_keys = scratch.dir("hub-keys")?;
+        let ids: Vec<String> = (1..=options.agents).map(|n| format!("site-{n}")).collect();
+        let hub = start_nats(tools, scratch, "hub", |place| {
+            let mut command = command("sealfarm-miner")?;
+            command.args(["hub-config", "--actor", &options.miner]).arg("--out").arg(&hub_keys).args(place);
+            for id in &ids {
+                command.args(["--agent", id]);
+            }
+            Ok((command, hub_keys.join("hub.conf")))
+        })?;
+        let miner_repo = scratch.path().join("miner");
+        let miner_ports = ports::claim(&[0, 1, 2, 101])?;
+        let mut farm = Self {
+            options: options.clone(),
+            scratch: scratch.clone(),
+            etcd,
+            hub,
+            hub_keys,
+            miner_repo,
+            miner: None,
+            sites: Vec::new(),
+            _miner_ports: miner_ports,
+        };
+        farm.init_miner()?;
+        say("starting the miner");
+        farm.start_miner()?;
+        for id in ids {
+            say(&format!("starting {id}"));
+            farm.start_site(tools, &id)?;
+        }
+        farm.wait_for_agents()?;
+        Ok(farm)
+    }
+
+    /// The directory of it all.
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    fn init_miner(&self) -> Result<()> {
+        let mut command = command("sealfarm-miner")?;
+        let base = self._miner_ports.base();
+        let serve_port = (base + 1).to_string();
+        command.arg("--repo").arg(&self.miner_repo).args(["init", "--actor", &self.options.miner]);
+        command.args(["--sector-size", &self.options.sector_size, "--prover", &self.options.prover]);
+        command
+            .args(["--nats", &self.hub.url()])
+            .arg("--nats-credentials")
+            .arg(self.hub_keys.join("miner.nk"));
+        command.args(["--etcd", &self.etcd.endpoint()]);
+        command.args(["--api", &format!("/ip4/127.0.0.1/tcp/{base}/http")]);
+        command.args(["--serve-ip", "127.0.0.1", "--serve-port", &serve_port]);
+        command.args(["--epoch-duration", &self.options.epoch_duration]);
+        command.args(["--challenge-delay", &self.options.challenge_delay.to_string()]);
+        process::run("miner-init", &self.scratch, &mut command, COMMAND_LIMIT)?.success().map(drop)
+    }
+
+    /// Starts the miner, which must not run, and waits until it serves.
+    ///
+    /// # Errors
+    /// When it ends, or does not serve in time.
+    pub fn start_miner(&mut self) -> Result<()> {
+        let mut command = command("sealfarm-miner")?;
+        command.arg("--repo").arg(&self.miner_repo).arg("run");
+        self.miner = Some(spawn_ready("miner", &self.scratch, &mut command)?);
+        Ok(())
+    }
+
+    fn start_site(&mut self, tools: &Tools, id: &str) -> Result<()> {
+        let keys = self.scratch.dir(&format!("{id}-keys"))?;
+        let nats = start_nats(tools, &self.scratch, &format!("{id}-nats"), |place| {
+            let mut command = command("sealfarm-agent")?;
+            command.args(["site-config", "--agent", id]).arg("--out").arg(&keys).args(place);
+            Ok((command, keys.join("site.conf")))
+        })?;
+        let ports = ports::claim(&[0, 1, 2, 101])?;
+        let base = ports.base();
+        let repo = self.scratch.path().join(id);
+        let store = repo.join("store");
+        let mut init = command("sealfarm-agent")?;
+        init.arg("--repo").arg(&repo).args(["init", "--id", id, "--miner", &self.options.miner]);
+        init.args(["--etcd", &self.etcd.endpoint(), "--hub", &self.hub.url()]);
+        init.arg("--hub-credentials").arg(self.hub_keys.join(format!("agent-{id}.nk")));
+        init.args(["--site", &nats.url()]).arg("--site-credentials").arg(keys.join("agent.nk"));
+        init.arg("--store").arg(&store);
+        init.args(["--api", &format!("/ip4/127.0.0.1/tcp/{base}/http")]);
+        init.args(["--serve-ip", "127.0.0.1", "--serve-port", &(base + 1).to_string()]);
+        process::run(&format!("{id}-init"), &self.scratch, &mut init, COMMAND_LIMIT)?.success()?;
+        let mut site = SiteOfFarm {
+            id: id.to_owned(),
+            repo,
+            store,
+            nats,
+            keys,
+            agent: None,
+            workers: Vec::new(),
+            _ports: ports,
+        };
+        self.start_agent(&mut site)?;
+        for n in 1..=self.options.workers {
+            let worker = self.start_worker(&site, n)?;
+            site.workers.push(worker);
+        }
+        self.sites.push(site);
+        Ok(())
+    }
+
+    fn start_agent(&self, site: &mut SiteOfFarm) -> Result<()> {
+        let mut run = command("sealfarm-agent")?;
+        run.arg("--repo").arg(&site.repo).arg("run");
+        site.agent = Some(spawn_ready(&site.id, &self.scratch, &mut run)?);
+        Ok(())
+    }
+
+    /// Starts the agent of a site again; it must not run.
+    ///
+    /// # Errors
+    /// When it ends, or does not serve in time.
+    pub fn restart_agent(&mut self, index: usize) -> Result<()> {
+        let mut run = command("sealfarm-agent")?;
+        run.arg("--repo").arg(&self.sites[index].repo).arg("run");
+        let process = spawn_ready(&self.sites[index].id, &self.scratch, &mut run)?;
+        self.sites[index].agent = Some(process);
+        Ok(())
+    }
+
+    /// The command that runs worker `n` of a site.
+    ///
+    /// # Errors
+    /// When the worker has not been built.
+    pub fn worker_command(&self, site: &SiteOfFarm, n: usize) -> Result<Command> {
+        let mut command = command("sealfarm-worker")?;
+        command.env("SECTOR_SIZE", &self.options.sector_size);
+        command.env("MINER_ADDR", &self.options.miner);
+        command.env("WORKER_PATH", &site.store);
+        command.args(["run", "--agent", &site.id, "--site-nats", &site.nats.url()]);
+        command.arg("--site-credentials").arg(site.keys.join("worker.nk"));
+        command.args(["--worker-id", &format!("{}-worker-{n}", site.id), "--prover", &self.options.prover]);
+        for slot in &self.options.slots {
+            command.args(["--slots", slot]);
+        }
+        Ok(command)
+    }
+
+    /// Starts worker `n` of a site and waits until it has joined.
+    ///
+    /// # Errors
+    /// When it ends, or does not join in time.
+    pub fn start_worker(&self, site: &SiteOfFarm, n: usize) -> Result<Process> {
+        let name = format!("{}-worker-{n}", site.id);
+        spawn_ready(&name, &self.scratch, &mut self.worker_command(site, n)?)
+    }
+
+    fn wait_for_agents(&self) -> Result<()> {
+        let expected = self.options.agents;
+        crate::wait::until(READY_LIMIT, "every agent live at the miner", || {
+            let agents = self.miner_json(&["agents", "list"])?;
+            let live = agents
+                .as_array()
+                .map(|rows| rows.iter().filter(|row| row["state"] == "live").count())
+                .unwrap_or_default();
+            anyhow::ensure!(live >= expected, "{live} of {expected} are live");
+            Ok(())
+        })
+    }
+
+    /// Runs a command of the miner's command line to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not end in time.
+    pub fn miner_command(&self, arguments: &[&str]) -> Result<Finished> {
+        let mut command = command("sealfarm-miner")?;
+        command.arg("--repo").arg(&self.miner_repo).args(arguments);
+        run_quietly(command)
+    }
+
+    /// The same with `--json`, read.
+    ///
+    /// # Errors
+    /// When it fails, or prints something else.
+    pub fn miner_json(&self, arguments: &[&str]) -> Result<Value> {
+        let arguments = [arguments, &["--json"]].concat();
+        let text = self.miner_command(&arguments)?.success()?;
+        serde_json::from_str(&text).with_context(|| format!("sealfarm-miner {arguments:?} printed no JSON"))
+    }
+
+    /// The sectors as the miner lists them.
+    ///
+    /// # Errors
+    /// When the miner does not answer.
+    pub fn sectors(&self) -> Result<Vec<SectorRow>> {
+        serde_json::from_value(self.miner_json(&["sectors", "list"])?)
+            .context("an unexpected list of sectors")
+    }
+
+    /// The tasks of one site as its agent lists them.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub fn tasks(&self, site: &SiteOfFarm) -> Result<Vec<TaskRow>> {
+        let mut command = command("sealfarm-agent")?;
+        command.arg("--repo").arg(&site.repo).args(["tasks", "list", "--json"]);
+        let text = run_quietly(command)?.success()?;
+        serde_json::from_str(&text).context("an unexpected list of tasks")
+    }
+
+    /// Bytes the hub counted on an agent's connection: to the hub, and from it, everything included.
+    ///
+    /// # Errors
+    /// When the hub's monitoring page does not answer.
+    pub fn wan_bytes_counted(&self, agent: &str) -> Result<(u64, u64)> {
+        let port = self.hub.ports().monitor;
+        let page = http::json(&format!("http://127.0.0.1:{port}/connz?limit=1024"))?;
+        let name = format!("agent-{agent}");
+        let connections = page["connections"].as_array().cloned().unwrap_or_default();
+        let bytes = |field: &str| {
+            connections.iter().filter(|c| c["name"] == name.as_str()).filter_map(|c| c[field].as_u64()).sum()
+        };
+        Ok((bytes("in_bytes"), bytes("out_bytes")))
+    }
+
+    /// The first of the farm's own processes that has ended by itself, with its last words.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn dead_process(&self) -> Result<Option<String>> {
+        let agents = self.sites.iter().filter_map(|site| site.agent.as_ref());
+        let workers = self.sites.iter().flat_map(|site| &site.workers);
+        for process in self.miner.iter().chain(agents).chain(workers) {
+            if let Some(status) = process.exit_status()? {
+                return Ok(Some(format!("{} ended ({status}): {}", process.name(), process.log_tail())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Ends everything in order: workers, agents, miner, servers.
+    ///
+    /// # Errors
+    /// When something had to be killed; everything has ended all the same.
+    pub fn stop(mut self) -> Result<()> {
+        let mut first_error = None;
+        let workers: Vec<Process> = self.sites.iter_mut().flat_map(|site| site.workers.drain(..)).collect();
+        let agents: Vec<Process> = self.sites.iter_mut().filter_map(|site| site.agent.take()).collect();
+        for group in [workers, agents, self.miner.take().into_iter().collect()] {
+            for result in stop_all(group) {
+                first_error = first_error.or(result.err());
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+}
+
+/// Stops side by side, so that the slowest one sets the time.
+fn stop_all(processes: Vec<Process>) -> Vec<Result<()>> {
+    std::thread::scope(|scope| {
+        let stops: Vec<_> = processes
+            .into_iter()
+            .map(|process| scope.spawn(move || process.stop(STOP_LIMIT).map(drop)))
+            .collect();
+        stops
+            .into_iter()
+            .map(|stop| stop.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a stop panicked"))))
+            .collect()
+    })
+}
+
+/// Starts a server from a configuration that one of the farm's commands writes.
+fn start_nats(
+    tools: &Tools,
+    scratch: &Scratch,
+    name: &str,
+    writer: impl Fn(Vec<String>) -> Result<(Command, PathBuf)>,
+) -> Result<NatsServer> {
+    let write = |client: u16, monitor: u16, data: &std::path::Path| -> Result<String> {
+        let place = vec![
+            "--listen".to_owned(),
+            format!("127.0.0.1:{client}"),
+            "--monitor".to_owned(),
+            format!("127.0.0.1:{monitor}"),
+            "--data".to_owned(),
+            data.display().to_string(),
+        ];
+        let (mut command, config) = writer(place)?;
+        process::run(&format!("{name}-config"), scratch, &mut command, COMMAND_LIMIT)?.success()?;
+        fs::read_to_string(&config).with_context(|| format!("cannot read {}", config.display()))
+    };
+    // The server's own complaint about an empty configuration would hide why there is none.
+    let failure = std::cell::RefCell::new(None);
+    let started = NatsServer::start(tools, scratch, name, |ports, data| {
+        write(ports.client, ports.monitor, data).unwrap_or_else(|error| {
+            *failure.borrow_mut() = Some(error);
+            String::new()
+        })
+    });
+    match failure.into_inner() {
+        Some(error) => Err(error.context(format!("cannot write the configuration of {name}"))),
+        None => started,
+    }
+}
+
+fn spawn_ready(name: &str, scratch: &Scratch, command: &mut Command) -> Result<Process> {
+    let process = Process::spawn(name, scratch, command)?;
+    process.wait_ready(READY_LIMIT, || {
+        let text = process.stderr_text()?;
+        let ready = text.lines().any(|line| line.split_whitespace().any(|word| word == READY));
+        anyhow::ensure!(ready, "it has not said that it is ready");
+        Ok(())
+    })?;
+    Ok(process)
+}
+
+/// Runs a command whose output is read and not logged.
+fn run_quietly(mut command: Command) -> Result<Finished> {
+    let output =
+        command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    Ok(Finished {
+        status: output.status,
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
