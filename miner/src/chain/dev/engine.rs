@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use sealfarm_common::clock::Clock;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -16,7 +17,7 @@ use super::genesis::Genesis;
 use super::journal::{Journal, JournalError};
 use super::ledger::{Body, Refusal};
 use super::state::{Judged, POOL_MESSAGES_MAX, Record, State};
-use crate::chain::verifier::{SealVerifier, VerifyError};
+use crate::chain::verifier::{SealClaim, SealVerifier};
 use crate::chain::{ChainEpoch, ChainError, ChainMessageId, Head};
 
 /// Pushes taken together, and so synced together.
@@ -46,8 +47,13 @@ pub(super) struct Engine {
 }
 
 impl Engine {
+    /// Runs in the background, inside a tokio runtime.
+    pub(super) fn start(self) -> JoinHandle<()> {
+        tokio::spawn(self.run())
+    }
+
     /// Runs until stopped, or until the journal fails.
-    pub(super) async fn run(mut self) {
+    async fn run(mut self) {
         let mut taken = Vec::with_capacity(PUSHES_TOGETHER_MAX);
         loop {
             let wait = self.until_next_epoch();
@@ -134,17 +140,20 @@ impl Engine {
             };
             state.waiting().map(|(id, body)| (id.clone(), claim(body))).collect()
         };
-        let judged = futures::stream::iter(waiting).map(async |(id, claim)| {
-            let verdict = match claim {
-                Some(claim) => Some(self.verifier.verify(claim).await?),
-                None => None,
-            };
-            Ok::<_, VerifyError>(Judged { id, verdict })
-        });
-        let judged = judged.buffered(VERIFYING_MAX).filter_map(async |judged| {
-            judged.inspect_err(|e| tracing::warn!(error = %e, "a prove-commit goes on waiting")).ok()
-        });
-        judged.collect().await
+        let judged = futures::stream::iter(waiting).map(|(id, claim)| self.judge_one(id, claim));
+        let judged: Vec<_> = judged.buffered(VERIFYING_MAX).collect().await;
+        judged.into_iter().flatten().collect()
+    }
+
+    async fn judge_one(&self, id: ChainMessageId, claim: Option<SealClaim>) -> Option<Judged> {
+        let Some(claim) = claim else { return Some(Judged { id, verdict: None }) };
+        match self.verifier.verify(claim).await {
+            Ok(verdict) => Some(Judged { id, verdict: Some(verdict) }),
+            Err(e) => {
+                tracing::warn!(message = %id, error = %e, "a prove-commit goes on waiting");
+                None
+            }
+        }
     }
 }
 

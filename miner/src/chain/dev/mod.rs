@@ -176,7 +176,7 @@ impl DevChain {
             pushes: receiver,
             stop: stop.clone(),
         };
-        let engine = Mutex::new(Some(tokio::spawn(engine.run())));
+        let engine = Mutex::new(Some(engine.start()));
         Ok(Self { shared, policy, pushes, heads, stop, engine })
     }
 
