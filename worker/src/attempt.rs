@@ -323,7 +323,9 @@ fn stopped(terms: Terms, why: Stop) -> (State, Vec<Effect>) {
             let told = Effect::TellProgress { fraction: None, ended: true };
             (State::HandingBack, vec![told, Effect::Nak(Duration::ZERO)])
         }
-        Stop::Deadline | Stop::TimeLimit(_) | Stop::Cancelled => answer_with(terms, Answer::Stopped(why), None),
+        Stop::Deadline | Stop::TimeLimit(_) | Stop::Cancelled => {
+            answer_with(terms, Answer::Stopped(why), None)
+        }
     }
 }
 

@@ -245,9 +245,10 @@ proptest! {
                         prop_assert_eq!(ends_told, 0, "nothing is told after the end");
                         ends_told += u32::from(ended);
                     }
-                    Effect::ProgressAck => prop_assert!(
-                        now < terms().time_limit + KILL_WITHIN || matches!(next, State::Stopping { .. })
-                    ),
+                    Effect::ProgressAck => {
+                        let pinned = now >= terms().deadline.unwrap() && matches!(next, State::Running(_));
+                        prop_assert!(!pinned, "a sign of life after the deadline");
+                    }
                     Effect::StartPhase | Effect::Kill => {}
                 }
             }

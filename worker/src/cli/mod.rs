@@ -1,6 +1,8 @@
 //! The command line. Data goes to stdout, everything else to stderr; one file a subcommand.
 
+pub mod info;
 pub mod params;
+pub mod run;
 pub mod seal;
 
 use std::future::Future;
@@ -30,6 +32,12 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Works for a site until stopped.
+    Run(Box<run::RunArgs>),
+    /// Shows what this machine brings to a farm.
+    Info(info::InfoArgs),
+    /// Shows configuration.
+    Config(run::ConfigArgs),
     /// Seals one sector on this machine, without a farm.
     Seal(Box<seal::SealArgs>),
     /// Makes and checks the parameters of proofs.
@@ -50,6 +58,9 @@ impl Cli {
         telemetry::start(level, self.log_format)
             .map_err(|e| ExitError::new(ExitCode::Usage, e.to_string()))?;
         match self.command {
+            Command::Run(args) => block_on(run::run(*args)),
+            Command::Info(args) => info::run(args),
+            Command::Config(args) => run::config(args),
             Command::Seal(args) => block_on(seal::run(*args)),
             Command::Params(args) => block_on(params::run(args)),
             Command::Child => child::serve(),

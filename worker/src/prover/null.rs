@@ -133,12 +133,12 @@ const fn rows_bytes(nodes: u64) -> u64 {
     sum * NODE_BYTES
 }
 
-/// Bytes of a replica's tree: its leaves are the replica, and the two rows above are recomputed.
+/// Bytes of a replica's tree: its leaves are the replica, and the two rows above them are left out.
 const fn replica_tree_bytes(leaves: u64) -> u64 {
     const ROWS_LEFT_OUT: u32 = 3;
     match leaves / POSEIDON_ARITY.pow(ROWS_LEFT_OUT) {
-        // Too small a tree to leave rows out: upstream keeps all above the leaves.
-        0 => rows_bytes(leaves / POSEIDON_ARITY),
+        // Of the smallest tree (64 leaves) upstream keeps the root alone.
+        0 => NODE_BYTES,
         nodes => rows_bytes(nodes),
     }
 }

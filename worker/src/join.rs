@@ -1,0 +1,177 @@
+//! Joining a site: asked until somebody answers or patience ends, then repeated as a sign of life.
+
+use std::time::Duration;
+
+use sealfarm_common::exit::{ExitCode, ExitError};
+use sealfarm_common::job::AgentId;
+use sealfarm_common::join::{HELLO_EVERY, JoinAnswer, JoinRequest};
+use sealfarm_common::membership::FarmInfo;
+use sealfarm_common::retry::Backoff;
+use sealfarm_common::store::Store;
+use sealfarm_nats::bus::{Bus, Headers, Message};
+use sealfarm_nats::subjects::Site;
+use sealfarm_nats::wire;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// How long an agent is asked before the worker gives up: agents and workers may be started together.
+pub const JOIN_WITHIN: Duration = Duration::from_secs(30);
+/// How long one answer is waited for.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// Why a worker does not join.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JoinError {
+    /// Nobody answers.
+    #[error("no agent answers at site {site} ({reason}; tried for {tried_s} s)")]
+    NoAnswer {
+        /// The site's name.
+        site: AgentId,
+        /// What the last try said.
+        reason: String,
+        /// How long it was tried, in seconds.
+        tried_s: u64,
+    },
+    /// The agent says no, or its farm is another one.
+    #[error("site {site} does not take this worker: {reason}")]
+    Refused {
+        /// The site's name.
+        site: AgentId,
+        /// Both values named.
+        reason: String,
+    },
+    /// Agent and worker have different stores.
+    #[error("site {site} has the sector store {agents}, and the one mounted here at {path} is {here}")]
+    OtherStore {
+        /// The site's name.
+        site: AgentId,
+        /// The id of the agent's store.
+        agents: Uuid,
+        /// The id of ours.
+        here: Uuid,
+        /// Where ours is.
+        path: String,
+    },
+}
+
+impl From<JoinError> for ExitError {
+    fn from(error: JoinError) -> Self {
+        let (code, next) = match &error {
+            JoinError::NoAnswer { site, .. } => (
+                ExitCode::NotFound,
+                format!("start `sealfarm-agent run` for site {site}, or name the right site with --agent"),
+            ),
+            JoinError::Refused { .. } => (
+                ExitCode::Refused,
+                "start the worker with the farm's values, or join another site".to_owned(),
+            ),
+            JoinError::OtherStore { .. } => {
+                (ExitCode::Store, "mount the site's store and name it with --store or WORKER_PATH".to_owned())
+            }
+        };
+        Self::new(code, error.to_string()).next(next)
+    }
+}
+
+/// One worker that asks one site.
+#[derive(Clone)]
+pub struct Joiner<'a> {
+    /// The site's messaging.
+    pub bus: &'a dyn Bus,
+    /// The site.
+    pub site: &'a Site,
+    /// The store mounted here.
+    pub store: &'a Store,
+}
+
+impl Joiner<'_> {
+    /// Asks to join until an agent answers, at most for [`JOIN_WITHIN`].
+    ///
+    /// # Errors
+    /// When nobody answers, the agent refuses, or its store is another one.
+    pub async fn join(&self, request: &JoinRequest) -> Result<FarmInfo, JoinError> {
+        let started = Instant::now();
+        let mut tries = 0;
+        loop {
+            let reason = match self.ask(request).await {
+                Ok(answer) => return self.judge(request, answer),
+                Err(reason) => reason,
+            };
+            let pause = Backoff::RECONNECT.delay(tries, 0.5);
+            if started.elapsed() + pause >= JOIN_WITHIN {
+                let tried_s = started.elapsed().as_secs();
+                return Err(JoinError::NoAnswer { site: self.site.0.clone(), reason, tried_s });
+            }
+            if tries == 0 {
+                tracing::info!(site = %self.site.0, reason, "no agent answers yet");
+            }
+            tokio::time::sleep(pause).await;
+            tries += 1;
+        }
+    }
+
+    /// Says hello every [`HELLO_EVERY`], and at once when `draining` begins. Ends only when the agent
+    /// no longer takes this worker, as after the farm or the store was replaced.
+    pub async fn keep_saying_hello(
+        &self,
+        mut request: JoinRequest,
+        draining: CancellationToken,
+    ) -> JoinError {
+        let mut silent = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = draining.cancelled(), if !request.draining => request.draining = true,
+                () = tokio::time::sleep(HELLO_EVERY) => {}
+            }
+            match self.ask(&request).await {
+                Ok(answer) => {
+                    if let Err(error) = self.judge(&request, answer) {
+                        return error;
+                    }
+                    if silent {
+                        tracing::info!(site = %self.site.0, "the agent answers again");
+                    }
+                    silent = false;
+                }
+                Err(reason) => {
+                    if !silent {
+                        tracing::warn!(site = %self.site.0, reason, "the agent does not answer; working on");
+                    }
+                    silent = true;
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, request: &JoinRequest) -> Result<JoinAnswer, String> {
+        let payload = wire::encode(request).map_err(|e| e.to_string())?;
+        let message = Message { subject: self.site.join(), headers: Headers::default(), payload };
+        let answer = self.bus.ask(message, ANSWER_WITHIN).await.map_err(|e| e.to_string())?;
+        wire::decode(&answer.payload).map_err(|e| e.to_string())
+    }
+
+    fn judge(&self, request: &JoinRequest, answer: JoinAnswer) -> Result<FarmInfo, JoinError> {
+        let refused = |reason| JoinError::Refused { site: self.site.0.clone(), reason };
+        match answer {
+            JoinAnswer::Refused { reason } => Err(refused(reason)),
+            JoinAnswer::Welcome { farm, store } => {
+                if let Some(reason) = request.mismatch(&farm) {
+                    return Err(refused(reason));
+                }
+                let here = self.store.identity().id;
+                if store != here {
+                    let path = self.store.root().display().to_string();
+                    return Err(JoinError::OtherStore {
+                        site: self.site.0.clone(),
+                        agents: store,
+                        here,
+                        path,
+                    });
+                }
+                Ok(farm)
+            }
+        }
+    }
+}

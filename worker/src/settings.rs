@@ -1,0 +1,402 @@
+//! What `sealfarm-worker run` is told: keys, their defaults, and the values in the words of the domain.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sealfarm_common::configuration::{ConfigurationError, Key, Loaded, Origin, duration_text};
+use sealfarm_common::job::AgentId;
+use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
+use sealfarm_common::task::{TaskKind, WorkerId};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::runner::PhaseDurations;
+
+/// All keys of the file, and the variables that set them.
+pub const KEYS: &[Key] = &[
+    Key::new("SectorSize").variable("SECTOR_SIZE"),
+    Key::new("MinerAddr").variable("MINER_ADDR"),
+    Key::new("StorePath").variable("WORKER_PATH"),
+    Key::new("ParameterCache").variable("FIL_PROOFS_PARAMETER_CACHE"),
+    Key::new("Tasks").variable("WORKER_TASKS").list(),
+    Key::new("Grace"),
+    Key::new("Site.Agent").variable("SITE_AGENT"),
+    Key::new("Site.Nats").variable("SITE_NATS"),
+    Key::new("Site.Credentials").variable("SITE_CREDENTIALS"),
+    Key::new("Worker.Id").variable("WORKER_ID"),
+    Key::new("Worker.Prover").variable("WORKER_PROVER"),
+    Key::new("Slots.add-piece"),
+    Key::new("Slots.pre-commit-1"),
+    Key::new("Slots.pre-commit-2"),
+    Key::new("Slots.commit-1"),
+    Key::new("Slots.commit-2"),
+    Key::new("Slots.finalize"),
+    Key::new("TimeLimits.add-piece"),
+    Key::new("TimeLimits.pre-commit-1"),
+    Key::new("TimeLimits.pre-commit-2"),
+    Key::new("TimeLimits.commit-1"),
+    Key::new("TimeLimits.commit-2"),
+    Key::new("TimeLimits.finalize"),
+    Key::new("NullDurations.add-piece"),
+    Key::new("NullDurations.pre-commit-1"),
+    Key::new("NullDurations.pre-commit-2"),
+    Key::new("NullDurations.commit-1"),
+    Key::new("NullDurations.commit-2"),
+    Key::new("NullDurations.finalize"),
+];
+
+/// The commented file that `config default` prints, and the lowest layer of what holds.
+pub const DEFAULTS: &str = r#"# sealfarm-worker. Flags beat the environment, the environment beats this file.
+
+# The size of the farm's sectors: 2KiB, 8MiB, 512MiB, 32GiB or 64GiB. No default. [SECTOR_SIZE]
+# SectorSize = "32GiB"
+# The miner's ID address. No default. [MINER_ADDR]
+# MinerAddr = "t01000"
+# The site's sector store, shared by all its workers and made by the agent. No default. [WORKER_PATH]
+# StorePath = "/var/lib/sealfarm/store"
+# Groth16 parameters; empty: sealfarm/parameters in the user's cache directory. [FIL_PROOFS_PARAMETER_CACHE]
+ParameterCache = ""
+
+# What this worker does. [WORKER_TASKS, separated by commas]
+Tasks = ["add-piece", "pre-commit-1", "pre-commit-2", "commit-1", "commit-2", "finalize"]
+
+# How long running phases may go on after the worker was told to stop; then they are handed back.
+Grace = "20s"
+
+[Site]
+# The agent to work for. No default. [SITE_AGENT]
+# Agent = "site-1"
+# The site's NATS; several addresses separated by commas. [SITE_NATS]
+Nats = "nats://127.0.0.1:4222"
+# A file with an nkey seed or a .creds file; empty: none. [SITE_CREDENTIALS]
+Credentials = ""
+
+[Worker]
+# A name unique within the site, of a-z, 0-9 and -; empty: made of the host's name and four random
+# bytes, anew at every start. [WORKER_ID]
+Id = ""
+# `filecoin`, or `null`, which proves nothing and rehearses a farm. [WORKER_PROVER]
+Prover = "filecoin"
+
+# Tasks at a time, of those kinds that Tasks names.
+[Slots]
+add-piece = 1
+pre-commit-1 = 1
+pre-commit-2 = 1
+commit-1 = 1
+commit-2 = 1
+finalize = 1
+
+# A phase that runs for longer hangs: it is killed and counts as failed.
+[TimeLimits]
+add-piece = "6h"
+pre-commit-1 = "48h"
+pre-commit-2 = "24h"
+commit-1 = "6h"
+commit-2 = "24h"
+finalize = "6h"
+
+# How long the null prover pretends to work.
+[NullDurations]
+add-piece = "0s"
+pre-commit-1 = "0s"
+pre-commit-2 = "0s"
+commit-1 = "0s"
+commit-2 = "0s"
+finalize = "0s"
+"#;
+
+/// The key of a task kind in `[Slots]`.
+pub const fn slots_key(kind: TaskKind) -> &'static str {
+    match kind {
+        TaskKind::AddPiece => "Slots.add-piece",
+        TaskKind::PreCommit1 => "Slots.pre-commit-1",
+        TaskKind::PreCommit2 => "Slots.pre-commit-2",
+        TaskKind::Commit1 => "Slots.commit-1",
+        TaskKind::Commit2 => "Slots.commit-2",
+        TaskKind::Finalize => "Slots.finalize",
+    }
+}
+
+/// The key of a task kind in `[TimeLimits]`.
+pub const fn time_limits_key(kind: TaskKind) -> &'static str {
+    match kind {
+        TaskKind::AddPiece => "TimeLimits.add-piece",
+        TaskKind::PreCommit1 => "TimeLimits.pre-commit-1",
+        TaskKind::PreCommit2 => "TimeLimits.pre-commit-2",
+        TaskKind::Commit1 => "TimeLimits.commit-1",
+        TaskKind::Commit2 => "TimeLimits.commit-2",
+        TaskKind::Finalize => "TimeLimits.finalize",
+    }
+}
+
+/// The key of a task kind in `[NullDurations]`.
+pub const fn null_durations_key(kind: TaskKind) -> &'static str {
+    match kind {
+        TaskKind::AddPiece => "NullDurations.add-piece",
+        TaskKind::PreCommit1 => "NullDurations.pre-commit-1",
+        TaskKind::PreCommit2 => "NullDurations.pre-commit-2",
+        TaskKind::Commit1 => "NullDurations.commit-1",
+        TaskKind::Commit2 => "NullDurations.commit-2",
+        TaskKind::Finalize => "NullDurations.finalize",
+    }
+}
+
+/// The values as they stand in the layers.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RawSettings {
+    sector_size: Option<SectorSize>,
+    miner_addr: Option<MinerId>,
+    store_path: Option<PathBuf>,
+    parameter_cache: String,
+    tasks: Vec<String>,
+    #[serde(with = "duration_text")]
+    grace: Duration,
+    site: RawSite,
+    worker: RawWorker,
+    slots: BTreeMap<TaskKind, u32>,
+    time_limits: BTreeMap<TaskKind, DurationText>,
+    null_durations: BTreeMap<TaskKind, DurationText>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawSite {
+    agent: Option<AgentId>,
+    nats: String,
+    credentials: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawWorker {
+    id: String,
+    prover: ProverKind,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct DurationText(#[serde(with = "duration_text")] Duration);
+
+/// What a worker runs with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The size of the farm's sectors.
+    pub sector_size: SectorSize,
+    /// Whose farm it is.
+    pub miner: MinerId,
+    /// The site's store.
+    pub store: PathBuf,
+    /// The parameter cache, where one is named.
+    pub params: Option<PathBuf>,
+    /// The site's agent.
+    pub agent: AgentId,
+    /// The address of the site's NATS.
+    pub nats: String,
+    /// What to log in with there.
+    pub credentials: Option<PathBuf>,
+    /// This worker's name.
+    pub worker: WorkerId,
+    /// Who seals.
+    pub prover: ProverKind,
+    /// Tasks at a time, of the enabled kinds; never empty, never 0.
+    pub slots: BTreeMap<TaskKind, u32>,
+    /// How long a phase may run.
+    pub time_limits: BTreeMap<TaskKind, Duration>,
+    /// How long the null prover pretends to work.
+    pub null_durations: PhaseDurations,
+    /// How long running phases may go on after the shutdown began.
+    pub grace: Duration,
+}
+
+impl Settings {
+    /// Checks what was read. `host` is what a worker without a name is named after.
+    ///
+    /// # Errors
+    /// When a value that has no default is missing, or a value does not fit; the key is named.
+    pub fn of(loaded: &Loaded<RawSettings>, host: &str) -> Result<Self, ConfigurationError> {
+        let raw = loaded.value.clone();
+        let missing = |key: &'static str| move || not_set(key, loaded);
+        let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+        let durations = |map: BTreeMap<TaskKind, DurationText>| {
+            map.into_iter().map(|(kind, text)| (kind, text.0)).collect()
+        };
+        Ok(Self {
+            sector_size: raw.sector_size.ok_or_else(missing("SectorSize"))?,
+            miner: raw.miner_addr.ok_or_else(missing("MinerAddr"))?,
+            store: raw.store_path.clone().ok_or_else(missing("StorePath"))?,
+            params: path(&raw.parameter_cache),
+            agent: raw.site.agent.clone().ok_or_else(missing("Site.Agent"))?,
+            nats: raw.site.nats.clone(),
+            credentials: path(&raw.site.credentials),
+            worker: worker_id(&raw.worker.id, host, loaded)?,
+            prover: raw.worker.prover,
+            slots: slots(&raw, loaded)?,
+            time_limits: durations(raw.time_limits),
+            null_durations: durations(raw.null_durations),
+            grace: raw.grace,
+        })
+    }
+}
+
+fn not_set(key: &str, loaded: &Loaded<RawSettings>) -> ConfigurationError {
+    let flag = match key {
+        "SectorSize" => "--sector-size",
+        "MinerAddr" => "--miner",
+        "StorePath" => "--store",
+        _ => "--agent",
+    };
+    let variable = match key {
+        "SectorSize" => "SECTOR_SIZE",
+        "MinerAddr" => "MINER_ADDR",
+        "StorePath" => "WORKER_PATH",
+        _ => "SITE_AGENT",
+    };
+    let file =
+        loaded.file.as_ref().map_or_else(|| "a file named by --config".into(), |f| f.display().to_string());
+    let places = format!("{flag}, the environment variable {variable}, or {file}");
+    ConfigurationError::Missing { key: key.to_owned(), places }
+}
+
+fn refuse(key: &str, reason: String, loaded: &Loaded<RawSettings>) -> ConfigurationError {
+    let origin = loaded.settings.get(key).map_or(Origin::Default, |setting| setting.origin.clone());
+    ConfigurationError::Value { key: key.to_owned(), origin, reason }
+}
+
+fn slots(
+    raw: &RawSettings,
+    loaded: &Loaded<RawSettings>,
+) -> Result<BTreeMap<TaskKind, u32>, ConfigurationError> {
+    let mut slots = BTreeMap::new();
+    for text in &raw.tasks {
+        let kind: TaskKind = text
+            .parse()
+            .map_err(|e: sealfarm_common::task::UnknownTaskKind| refuse("Tasks", e.to_string(), loaded))?;
+        let count = raw.slots.get(&kind).copied().unwrap_or(1);
+        if count > 0 {
+            slots.insert(kind, count);
+        }
+    }
+    if slots.is_empty() {
+        let reason = "no task kind is enabled: name one in Tasks (--tasks), with slots above 0".to_owned();
+        return Err(refuse("Tasks", reason, loaded));
+    }
+    Ok(slots)
+}
+
+/// The name given, or one of the host's.
+fn worker_id(given: &str, host: &str, loaded: &Loaded<RawSettings>) -> Result<WorkerId, ConfigurationError> {
+    let name = match given {
+        "" => {
+            let random = Uuid::new_v4().simple().to_string();
+            format!("{}-{}", name_part(host), &random[..8])
+        }
+        given => given.to_owned(),
+    };
+    name.parse().map_err(|e: sealfarm_common::job::InvalidName| refuse("Worker.Id", e.to_string(), loaded))
+}
+
+/// A host's name as far as it may stand in a worker's.
+fn name_part(host: &str) -> String {
+    const BYTES_MAX: usize = 48;
+    let short = host.split('.').next().unwrap_or_default();
+    let allowed = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let name: String = short.chars().map(allowed).take(BYTES_MAX).collect();
+    match name.trim_matches('-') {
+        "" => "worker".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+/// The host's name, as the kernel knows it.
+pub fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .unwrap_or_else(|| "worker".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use sealfarm_common::configuration::Loader;
+    use sealfarm_common::exit::render;
+
+    use super::*;
+
+    fn load(flags: &[(&'static str, &str)]) -> Result<Settings, ConfigurationError> {
+        let mut loader = Loader::new(KEYS, DEFAULTS).environment(|name| {
+            let known = [
+                ("SECTOR_SIZE", "2KiB"),
+                ("MINER_ADDR", "t01000"),
+                ("SITE_AGENT", "a"),
+                ("WORKER_PATH", "/s"),
+            ];
+            known.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        });
+        for (key, value) in flags {
+            loader = loader.flag(key, Some(*value));
+        }
+        Settings::of(&loader.load()?, "Big_Box.example.org")
+    }
+
+    #[test]
+    fn the_defaults_enable_everything_once_and_name_the_worker_after_its_host() {
+        let settings = load(&[]).unwrap();
+        assert_eq!(settings.slots, TaskKind::ALL.into_iter().map(|kind| (kind, 1)).collect());
+        assert_eq!(settings.prover, ProverKind::Filecoin);
+        assert_eq!((settings.params, settings.credentials), (None, None));
+        assert_eq!(settings.time_limits[&TaskKind::PreCommit1], Duration::from_secs(48 * 3600));
+        assert!(settings.null_durations.values().all(Duration::is_zero));
+        let name = settings.worker.as_str().to_owned();
+        assert!(name.starts_with("big-box-") && name.len() == "big-box-".len() + 8, "{name}");
+    }
+
+    #[test]
+    fn tasks_choose_the_kinds_and_slots_their_number() {
+        let settings = load(&[
+            ("Tasks", "pre-commit-1, commit-2,finalize"),
+            ("Slots.pre-commit-1", "7"),
+            ("Slots.finalize", "0"),
+            ("Slots.add-piece", "3"),
+            ("NullDurations.commit-2", "1m 30s"),
+        ])
+        .unwrap();
+        assert_eq!(settings.slots, BTreeMap::from([(TaskKind::PreCommit1, 7), (TaskKind::Commit2, 1)]));
+        assert_eq!(settings.null_durations[&TaskKind::Commit2], Duration::from_secs(90));
+    }
+
+    #[test]
+    fn an_unknown_task_kind_no_kind_at_all_and_a_bad_name_are_refused_with_the_key() {
+        for (key, value, part) in [
+            ("Tasks", "pre-commit", "known kinds are add-piece"),
+            ("Tasks", "", "no task kind is enabled"),
+            ("Worker.Id", "No Spaces", "`No Spaces` cannot be a worker's id"),
+            ("NullDurations.commit-2", "soon", "`soon` is not a duration"),
+        ] {
+            let error = load(&[(key, value)]).unwrap_err().to_string();
+            assert!(error.contains(key) && error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_value_without_a_default_is_asked_for_with_flag_and_variable() {
+        let loaded = Loader::new(KEYS, DEFAULTS).load().unwrap();
+        let error = Settings::of(&loaded, "h").unwrap_err();
+        let (_, text) = render(&error);
+        assert!(
+            text.contains("`SectorSize` is not set")
+                && text.contains("--sector-size, the environment variable SECTOR_SIZE"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_host_without_a_usable_name_still_names_a_worker() {
+        assert_eq!(name_part("__"), "worker");
+        assert_eq!(name_part(""), "worker");
+        assert_eq!(name_part(&"x".repeat(99)).len(), 48);
+    }
+}
