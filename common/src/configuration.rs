@@ -212,9 +212,12 @@ pub struct Loader<'a> {
     keys: &'a [Key],
     defaults: &'a str,
     file: Option<(PathBuf, Presence)>,
-    environment: Box<dyn Fn(&str) -> Option<String> + 'a>,
+    environment: Box<Lookup<'a>>,
     flags: Vec<(&'static str, String)>,
 }
+
+/// Reads a variable of an environment.
+type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Presence {

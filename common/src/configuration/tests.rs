@@ -47,29 +47,27 @@ fn load(
     environment: &[(&str, &str)],
     port: Option<u32>,
 ) -> Result<Loaded<Sample>, ConfigurationError> {
-    // Relative and never written: only its name shows.
     let environment: BTreeMap<String, String> =
         environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let path = std::env::temp_dir().join(format!("sealfarm-configuration-{}.toml", uuid::Uuid::new_v4()));
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
     std::fs::write(&path, file).unwrap();
-    let loaded = Loader::new(KEYS, DEFAULTS)
+    Loader::new(KEYS, DEFAULTS)
         .file(&path)
         .environment(move |name| environment.get(name).cloned())
         .flag("SealAgent.ServePort", port)
-        .load();
-    std::fs::remove_file(&path).unwrap();
-    loaded
+        .load()
 }
 
 fn check_error(file: &str, environment: &[(&str, &str)], expected: Expect) {
     let error = load(file, environment, None).unwrap_err();
-    let directory = format!("{}/", std::env::temp_dir().display());
-    let shown = error.to_string().replace(&directory, "");
-    // The file's name is different in every run.
-    let shown = match (shown.find("sealfarm-configuration-"), shown.find(".toml")) {
-        (Some(start), Some(end)) => format!("{}config{}", &shown[..start], &shown[end..]),
-        _ => shown,
-    };
+    // The file stands in a directory of a random name: only its own is compared.
+    let shown = error.to_string();
+    let words = shown.split(' ').map(|word| match word.rfind("/config.toml") {
+        Some(slash) => format!("{}{}", if word.starts_with('(') { "(" } else { "" }, &word[slash + 1..]),
+        None => word.to_owned(),
+    });
+    let shown = words.collect::<Vec<_>>().join(" ");
     expected.assert_eq(&shown);
 }
 
@@ -147,7 +145,9 @@ fn what_is_wrong_is_said_with_key_value_and_origin() {
     check_error(
         "[SealAgent]\nServeIP = 'here'\n",
         &[],
-        expect!["configuration key `SealAgent.ServeIP` (file config.toml): `here`: invalid IP address syntax"],
+        expect![
+            "configuration key `SealAgent.ServeIP` (file config.toml): `here`: invalid IP address syntax"
+        ],
     );
     check_error(
         "[SealAgent]\nEtcdAddrs = 'a:1'\n",

@@ -92,7 +92,7 @@ pub(super) async fn revoke(etcd: &Etcd, id: i64) {
     match tokio::time::timeout(REVOKE_LIMIT, client.lease_revoke(id)).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => {
-            tracing::warn!("the lease was not revoked and runs out by itself: {}", shown(&error))
+            tracing::warn!("the lease was not revoked and runs out by itself: {}", shown(&error));
         }
         Err(_) => tracing::warn!("the lease was not revoked in time and runs out by itself"),
     }
