@@ -74,7 +74,9 @@ pub enum TaskKind {
 
 /// A text that names no task kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown task kind `{value}`: known kinds are add-piece, pre-commit-1, pre-commit-2, commit-1, commit-2, finalize")]
+#[error(
+    "unknown task kind `{value}`: known kinds are add-piece, pre-commit-1, pre-commit-2, commit-1, commit-2, finalize"
+)]
 pub struct UnknownTaskKind {
     value: String,
 }
@@ -132,6 +134,9 @@ pub struct Task {
     pub task: TaskKind,
     /// 0 for the first time, one more each time the agent asks again after a failure.
     pub round: u32,
+    /// How many of the rounds before this one spent a try: failures of the surroundings do not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tries_spent: u32,
     /// The job it is part of.
     pub job: Job,
 }
@@ -139,8 +144,20 @@ pub struct Task {
 impl Task {
     /// A task whose id is derived from the rest.
     pub fn new(job: Job, task: TaskKind, round: u32) -> Self {
-        Self { id: named_id(&format!("task {} {task} {round}", job.id)), task, round, job }
+        let id = named_id(&format!("task {} {task} {round}", job.id));
+        Self { id, task, round, tries_spent: 0, job }
     }
+
+    /// The next round of this task; `spends` tells whether the failure before it counts as a try.
+    #[must_use]
+    pub fn again(&self, spends: bool) -> Self {
+        let tries_spent = self.tries_spent.saturating_add(u32::from(spends));
+        Self { tries_spent, ..Self::new(self.job.clone(), self.task, self.round.saturating_add(1)) }
+    }
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// What a finished task gives back; the same is written to the manifest first.

@@ -55,6 +55,17 @@ pub struct Message {
     pub payload: Bytes,
 }
 
+/// Header of a heard request: where its answer goes. The bus sets it on what [`Bus::listen`] gives.
+pub const REPLY_TO: &str = "Sealfarm-Reply-To";
+
+impl Message {
+    /// The answer to this message, to be [told](Bus::tell); `None` where none is waited for.
+    pub fn answer(&self, payload: Bytes) -> Option<Self> {
+        let subject = self.headers.value(REPLY_TO)?.to_owned();
+        Some(Self { subject, headers: Headers::default(), payload })
+    }
+}
+
 /// What became of a durable publish. Each of the three means: it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
@@ -228,7 +239,8 @@ pub trait Bus: Send + Sync {
     /// Publishes without storing: lost without harm.
     async fn tell(&self, message: Message) -> Result<(), BusError>;
 
-    /// What others [`tell`](Self::tell) under a subject pattern, from now on.
+    /// What others [`tell`](Self::tell) or [`ask`](Self::ask) under a subject pattern, from now on.
+    /// A question carries [`REPLY_TO`] and is answered with [`Message::answer`].
     async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Message>, BusError>;
 
     /// Asks whoever answers on `message.subject`, within `wait`.

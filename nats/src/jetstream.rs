@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use async_nats::HeaderMap;
-use async_nats::jetstream::consumer::pull::Config as PullConfig;
+use async_nats::{HeaderMap, StatusCode};
+use async_nats::jetstream::consumer::pull::{Batch, BatchError, Config as PullConfig};
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer};
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::kv;
-use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{
+    Config as StreamConfig, DirectGetErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
+};
 use async_nats::jetstream::{self, AckKind, Context};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,11 +19,13 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
 
-use crate::bus::{Acknowledge, Bus, BusError, Delivery, Entry, Headers, Message, Published};
+use crate::bus::{Acknowledge, Bus, BusError, Delivery, Entry, Headers, Message, Published, REPLY_TO};
 use crate::streams::{BucketSpec, ConsumerSpec, Keep, StreamSpec};
 
 /// How long a request to JetStream may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// The shortest wait a server is asked for; zero would mean to wait for ever.
+const PULL_WAIT_MIN: Duration = Duration::from_millis(1);
 
 /// One NATS account's messaging.
 pub struct JetStreamBus {
@@ -51,14 +55,10 @@ impl JetStreamBus {
             return Ok(consumer.clone());
         }
         let consumer: PullConsumer =
-            self.context.get_consumer_from_stream(name, stream).await.map_err(|e| {
-                let what = format!("consumer {name} on stream {stream}");
-                if e.to_string().contains("not found") {
-                    BusError::Missing { what, reason: e.to_string() }
-                } else {
-                    unavailable(&format!("look up {what}"), e)
-                }
-            })?;
+            self.context
+                .get_consumer_from_stream(name, stream)
+                .await
+                .map_err(|e| missing_or_unavailable(format!("consumer {name} on stream {stream}"), e))?;
         consumers.insert(key, consumer.clone());
         Ok(consumer)
     }
@@ -72,7 +72,7 @@ impl JetStreamBus {
             .context
             .get_key_value(name)
             .await
-            .map_err(|e| BusError::Missing { what: format!("bucket {name}"), reason: e.to_string() })?;
+            .map_err(|e| missing_or_unavailable(format!("bucket {name}"), e))?;
         buckets.insert(name.to_owned(), bucket.clone());
         Ok(bucket)
     }
@@ -84,6 +84,16 @@ fn unavailable(action: &str, reason: impl Display) -> BusError {
 
 fn refused(action: &str, reason: impl Display) -> BusError {
     BusError::Refused { action: action.to_owned(), reason: reason.to_string() }
+}
+
+/// What was looked up is not there, or nobody could say.
+fn missing_or_unavailable(what: String, error: impl Display) -> BusError {
+    let reason = error.to_string();
+    if reason.contains("not found") {
+        BusError::Missing { what, reason }
+    } else {
+        unavailable(&format!("look up {what}"), reason)
+    }
 }
 
 /// A server that answered and said no is not a server that did not answer.
@@ -258,26 +268,28 @@ impl Bus for JetStreamBus {
     ) -> Result<Vec<Delivery>, BusError> {
         let action = format!("pull from {stream}/{consumer}");
         let handle = self.consumer(stream, consumer).await?;
+        let end = Instant::now() + wait;
         let mut deliveries = Vec::new();
-        // What is there now. Never `.heartbeat()` on a batch: it loses its waker in this client.
-        if most > 1 {
-            let batch =
-                handle.fetch().max_messages(most).messages().await.map_err(|e| unavailable(&action, e))?;
-            collect(batch, &action, &mut deliveries).await?;
-        }
-        if deliveries.is_empty() {
-            let batch = handle
-                .batch()
-                .max_messages(1)
-                .expires(wait)
-                .messages()
-                .await
-                .map_err(|e| unavailable(&action, e))?;
-            let bound = wait + ANSWER_WITHIN;
-            match tokio::time::timeout(bound, collect(batch, &action, &mut deliveries)).await {
-                Ok(done) => done?,
-                Err(_) => return Err(unavailable(&action, format!("nothing within {} s", bound.as_secs()))),
+        // Never `.heartbeat()` on a batch: it loses its waker in this client.
+        let pulled = async {
+            if most > 1 {
+                // What is there now, or else what comes first. Without `expires` a request that the
+                // server cannot answer, or that is lost with its connection, would never end.
+                let fetch = handle.fetch().max_messages(most).expires(wait);
+                collect(fetch.messages().await, &action, &mut deliveries).await?;
             }
+            let left = end.saturating_duration_since(Instant::now());
+            // The server turns a fetch away at once where others wait for the same messages.
+            if deliveries.is_empty() && (most == 1 || !left.is_zero()) {
+                let batch = handle.batch().max_messages(1).expires(left.max(PULL_WAIT_MIN));
+                collect(batch.messages().await, &action, &mut deliveries).await?;
+            }
+            Ok(())
+        };
+        if let Err(error) = pulled.await {
+            // Look it up again next time: it may be gone.
+            self.consumers.lock().await.remove(&(stream.to_owned(), consumer.to_owned()));
+            return Err(error);
         }
         Ok(deliveries)
     }
@@ -297,7 +309,14 @@ impl Bus for JetStreamBus {
             .subscribe(pattern.to_owned())
             .await
             .map_err(|e| unavailable(&format!("listen to {pattern}"), e))?;
-        Ok(subscriber.map(|m| from_nats(&m.subject, m.headers.as_ref(), &m.payload)).boxed())
+        let heard = subscriber.map(|m| {
+            let mut message = from_nats(&m.subject, m.headers.as_ref(), &m.payload);
+            if let Some(reply) = m.reply {
+                message.headers.set(REPLY_TO, reply.as_str());
+            }
+            message
+        });
+        Ok(heard.boxed())
     }
 
     async fn ask(&self, message: Message, wait: Duration) -> Result<Message, BusError> {
@@ -326,8 +345,13 @@ impl Bus for JetStreamBus {
                     next = found.sequence + 1;
                     messages.push(from_nats(&found.subject, Some(&found.headers), &found.payload));
                 }
-                Err(e) if e.to_string().contains("not found") => break,
-                Err(e) => return Err(unavailable(&action, e)),
+                Err(e) => match e.kind() {
+                    DirectGetErrorKind::NotFound => break,
+                    DirectGetErrorKind::ErrorResponse(StatusCode::NO_RESPONDERS, reason) => {
+                        return Err(BusError::Missing { what: format!("stream {stream}"), reason });
+                    }
+                    _ => return Err(unavailable(&action, e)),
+                },
             }
         }
         Ok(messages)
@@ -374,11 +398,13 @@ impl Bus for JetStreamBus {
     }
 }
 
+/// Reads a batch to its end. The client ends it [`ANSWER_WITHIN`] after its `expires` at the latest.
 async fn collect(
-    mut batch: jetstream::consumer::pull::Batch,
+    batch: Result<Batch, BatchError>,
     action: &str,
     deliveries: &mut Vec<Delivery>,
 ) -> Result<(), BusError> {
+    let mut batch = batch.map_err(|e| unavailable(action, e))?;
     while let Some(next) = batch.next().await {
         let message = match next {
             Ok(message) => message,

@@ -70,7 +70,8 @@ fn consume(stream: &str, consumer: &str) -> [String; 4] {
 
 fn agent_at_hub(miner: MinerId, agent: &AgentId, name: &str) -> Permissions {
     let hub = Hub(miner);
-    let mut publish = vec![hub.results_of(agent), hub.events_of(Source::Agent(agent))];
+    let mut publish =
+        vec![hub.results_of(agent), hub.events_of(Source::Agent(agent)), hub.dead_jobs_of(agent)];
     publish.extend(consume(&hub.jobs_stream(), &streams::jobs_consumer(miner, agent).name));
     Permissions {
         publish,

@@ -112,6 +112,11 @@ impl Hub {
         format!("seal.{}.dead.{from}", self.0)
     }
 
+    /// Jobs that one site could not use: the only dead letters its agent may write at the hub.
+    pub fn dead_jobs_of(self, agent: &AgentId) -> String {
+        format!("seal.{}.dead.agent.{agent}", self.0)
+    }
+
     /// All dead letters.
     pub fn dead_letters(self) -> String {
         format!("seal.{}.dead.>", self.0)
