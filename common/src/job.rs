@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::commitment::{CommD, CommR, Seed, SealProofBytes, Ticket};
+use crate::commitment::{CommD, CommR, SealProofBytes, Seed, Ticket};
 use crate::failure::Failure;
 use crate::sector::{ProverKind, SealProof, SectorId};
 use crate::task::TaskKind;
@@ -165,7 +165,9 @@ impl JobAsk {
     /// How the sector is sealed.
     pub const fn sealing(&self) -> &Sealing {
         match self {
-            Self::PreCommit { sealing } | Self::Commit { sealing, .. } | Self::Finalize { sealing, .. } => sealing,
+            Self::PreCommit { sealing } | Self::Commit { sealing, .. } | Self::Finalize { sealing, .. } => {
+                sealing
+            }
         }
     }
 }
@@ -193,7 +195,7 @@ fn namespace() -> Uuid {
 }
 
 /// A UUIDv5 in the farm's namespace.
-pub(crate) fn named_id(name: &str) -> Uuid {
+pub fn named_id(name: &str) -> Uuid {
     Uuid::new_v5(&namespace(), name.as_bytes())
 }
 

@@ -1,0 +1,99 @@
+//! `sealfarm-miner init`: a new repository, whole or not at all.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use sealfarm_common::configuration;
+use sealfarm_common::exit::{ExitCode, ExitError};
+use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
+use sealfarm_common::token::{ApiAddress, Permission, Secret};
+
+use super::repo::Repo;
+use crate::api::views::NULL_NOTICE;
+use crate::chain::dev::DevChainConfig;
+use crate::settings::FileValues;
+
+/// What a farm is made of.
+#[derive(Debug, Args)]
+pub(super) struct InitArgs {
+    /// The miner's ID address, such as t01000.
+    #[arg(long, value_name = "ADDRESS")]
+    actor: MinerId,
+    /// 2KiB, 8MiB, 512MiB, 32GiB or 64GiB.
+    #[arg(long, value_name = "SIZE", default_value = "32GiB")]
+    sector_size: SectorSize,
+    /// `filecoin` seals; `null` only rehearses the farm and proves nothing.
+    #[arg(long, value_name = "PROVER", default_value = "filecoin")]
+    prover: ProverKind,
+    /// The hub, several servers separated by commas.
+    #[arg(long, value_name = "URL", default_value = "nats://127.0.0.1:4222")]
+    nats: String,
+    /// A file with the miner's nkey seed or .creds document.
+    #[arg(long, value_name = "FILE")]
+    nats_credentials: Option<PathBuf>,
+    /// etcd's endpoints, host:port, separated by commas.
+    #[arg(long, value_name = "ENDPOINTS", default_value = "127.0.0.1:2379", value_delimiter = ',')]
+    etcd: Vec<String>,
+    /// Where the command line calls the running miner, as a multiaddr.
+    #[arg(long, value_name = "MULTIADDR", default_value = "/ip4/127.0.0.1/tcp/2345/http")]
+    api: ApiAddress,
+    /// The address others reach the miner at.
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    serve_ip: IpAddr,
+    /// The first of the miner's three ports there.
+    #[arg(long, value_name = "PORT", default_value_t = 40001)]
+    serve_port: u16,
+    /// How long an epoch of the embedded chain lasts.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
+    epoch_duration: Duration,
+    /// From a pre-commit to its seed, in epochs [default: 10].
+    #[arg(long, value_name = "EPOCHS")]
+    challenge_delay: Option<i64>,
+}
+
+/// Makes the repository.
+pub(super) fn run(repo: &Repo, args: InitArgs) -> Result<(), ExitError> {
+    let bad = |error: &dyn std::fmt::Display| ExitError::new(ExitCode::BadInput, error.to_string());
+    configuration::endpoints(&args.etcd, None).map_err(|error| {
+        ExitError::new(ExitCode::BadInput, error.to_string()).next("give --etcd host:port[,host:port…]")
+    })?;
+    let chain = DevChainConfig {
+        epoch_duration: args.epoch_duration,
+        challenge_delay: args.challenge_delay,
+        ..DevChainConfig::default()
+    };
+    chain.policy().map_err(|e| bad(&e))?;
+    args.api.socket_addr().map_err(|e| bad(&e))?;
+    let credentials = match args.nats_credentials {
+        None => String::new(),
+        Some(path) => std::path::absolute(&path)
+            .ok()
+            .filter(|path| path.is_file())
+            .map(|path| path.display().to_string())
+            .ok_or_else(|| bad(&format!("the NATS credentials {} are no file", path.display())))?,
+    };
+    let values = FileValues {
+        miner: Some(args.actor),
+        sector_size: args.sector_size,
+        prover: args.prover,
+        listen_address: args.api.to_string(),
+        etcd_addrs: args.etcd,
+        serve_ip: args.serve_ip.to_string(),
+        serve_port: args.serve_port,
+        nats_url: args.nats,
+        nats_credentials: credentials,
+        epoch_duration: humantime::format_duration(args.epoch_duration).to_string(),
+        challenge_delay: args.challenge_delay,
+    };
+    let secret = Secret::from_random(rand::random());
+    let token = secret.create_token(&Permission::ALL);
+    repo.create(&values.render(), &secret, &token, &args.api)?;
+    eprintln!("miner {} for sectors of {} made in {}", args.actor, args.sector_size, repo.dir().display());
+    if args.prover == ProverKind::Null {
+        eprintln!("{NULL_NOTICE}");
+    }
+    eprintln!("next: look at {}, then `sealfarm-miner run`", repo.config().display());
+    Ok(())
+}

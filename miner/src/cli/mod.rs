@@ -1,0 +1,154 @@
+//! The command line. Data goes to stdout, everything else to stderr; one file a subcommand.
+
+mod client;
+mod config;
+mod init;
+pub mod repo;
+mod run;
+mod show;
+
+use std::future::Future;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use sealfarm_common::exit::{ExitCode, ExitError};
+use sealfarm_common::sector::SectorNumber;
+use sealfarm_common::telemetry::{self, LogFormat};
+use serde::Serialize;
+
+use self::repo::Repo;
+
+/// The miner: places sectors at sites and takes them through the chain.
+///
+/// Exit codes: 0 done, 1 failure, 2 wrong command line, 3 bad input, 4 NATS, etcd or the miner cannot
+/// be reached, 5 not found or no agent, 6 refused, 7 port in use, 9 parameters missing.
+#[derive(Debug, Parser)]
+#[command(name = "sealfarm-miner", version, propagate_version = true)]
+pub struct Cli {
+    /// The miner's repository [default: ~/.lotusstorage].
+    #[arg(long, global = true, value_name = "DIR", env = "LOTUS_STORAGE_PATH")]
+    repo: Option<PathBuf>,
+    /// What to log: a level, or a filter such as `info,sealfarm_miner=debug`.
+    #[arg(long, global = true, value_name = "FILTER")]
+    log_level: Option<String>,
+    /// How to log: `text` or `json`.
+    #[arg(long, global = true, value_name = "FORMAT", default_value_t)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Makes a new repository: configuration, secret, token.
+    Init(Box<init::InitArgs>),
+    /// Runs the miner until it is told to stop.
+    Run,
+    /// Sectors: pledge them, look at them.
+    #[command(subcommand)]
+    Sectors(Sectors),
+    /// Agents: look at them.
+    #[command(subcommand)]
+    Agents(Agents),
+    /// The running miner at a glance.
+    Info {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The configuration.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum Sectors {
+    /// Pledges CC sectors: reserves their numbers and gives them to agents.
+    Pledge {
+        /// How many, 1 to 1000.
+        #[arg(long, default_value_t = 1)]
+        count: u32,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lists all sectors.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows one sector.
+    Status {
+        /// Its number.
+        number: SectorNumber,
+        /// With its history.
+        #[arg(long)]
+        log: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Goes on with a failed sector.
+    Retry {
+        /// Its number.
+        number: SectorNumber,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Agents {
+    /// Lists all agents, live and gone.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Cli {
+    /// Carries the command out.
+    ///
+    /// # Errors
+    /// With the exit code, what is wrong and the next step.
+    pub fn run(self) -> Result<(), ExitError> {
+        telemetry::start(self.log_level.as_deref(), self.log_format)
+            .map_err(|e| ExitError::new(ExitCode::Usage, e.to_string()))?;
+        let repo = Repo::at(self.repo)?;
+        match self.command {
+            Command::Init(args) => init::run(&repo, *args),
+            Command::Run => block_on(run::run(repo)),
+            Command::Config(command) => config::run(&repo, &command),
+            Command::Info { json } => block_on(show::info(&repo, json)),
+            Command::Agents(Agents::List { json }) => block_on(show::agents(&repo, json)),
+            Command::Sectors(command) => block_on(async {
+                match command {
+                    Sectors::Pledge { count, json } => show::pledge(&repo, count, json).await,
+                    Sectors::List { json } => show::sectors(&repo, json).await,
+                    Sectors::Status { number, log, json } => show::sector(&repo, number, log, json).await,
+                    Sectors::Retry { number, json } => show::retry(&repo, number, json).await,
+                }
+            }),
+        }
+    }
+}
+
+/// Runs an asynchronous command on a runtime of its own.
+fn block_on(command: impl Future<Output = Result<(), ExitError>>) -> Result<(), ExitError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| ExitError::new(ExitCode::Failure, "cannot start the asynchronous runtime").because(e))?
+        .block_on(command)
+}
+
+/// Prints data as one JSON document.
+fn print_json<T: Serialize>(value: &T) -> Result<(), ExitError> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| ExitError::new(ExitCode::Failure, "the answer cannot be written as JSON").because(e))?;
+    println!("{text}");
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! Commands that ask the running miner, and print what it says.
+
+use std::collections::BTreeMap;
+
+use comfy_table::Table;
+use jiff::Timestamp;
+use sealfarm_common::exit::ExitError;
+use sealfarm_common::job::PhaseReport;
+use sealfarm_common::membership::MemberState;
+use sealfarm_common::sector::{ProverKind, SectorNumber};
+use sealfarm_common::task::TaskKind;
+use serde_json::{Map, Value};
+
+use super::client::call;
+use super::print_json;
+use super::repo::Repo;
+use crate::api::methods::{ListParams, PledgeParams, Pledged, SectorParams};
+use crate::api::views::{AgentRow, Info, NULL_NOTICE, SectorDetail, SectorRow};
+
+/// `sectors pledge`.
+pub(super) async fn pledge(repo: &Repo, count: u32, json: bool) -> Result<(), ExitError> {
+    let pledged: Pledged = call(repo, "Sealfarm.SectorsPledge", PledgeParams { count }).await?;
+    if json {
+        return print_json(&pledged);
+    }
+    for number in &pledged.sectors {
+        println!("sector {number} pledged");
+    }
+    Ok(())
+}
+
+/// `sectors retry`.
+pub(super) async fn retry(repo: &Repo, number: SectorNumber, json: bool) -> Result<(), ExitError> {
+    let () = call(repo, "Sealfarm.SectorsRetry", SectorParams { number, log: false }).await?;
+    sector(repo, number, false, json).await
+}
+
+/// `sectors list`.
+pub(super) async fn sectors(repo: &Repo, json: bool) -> Result<(), ExitError> {
+    // The events are counted where a machine reads the numbers; they cost the hub a request each.
+    let rows: Vec<SectorRow> = call(repo, "Sealfarm.SectorsList", ListParams { events: json }).await?;
+    if json {
+        return print_json(&rows);
+    }
+    warn_of_null(rows.iter().map(|row| row.prover));
+    let mut table = Table::new();
+    table.set_header(["sector", "state", "agent", "prover", "CommR", "proof bytes", "seconds", "updated", "note"]);
+    for row in &rows {
+        table.add_row([
+            row.number.to_string(),
+            row.state.clone(),
+            row.agent.to_string(),
+            row.prover.to_string(),
+            row.comm_r.map_or_else(String::new, |comm_r| format!("{}…", &comm_r.to_string()[..12])),
+            row.proof_bytes.map_or_else(String::new, |bytes| bytes.to_string()),
+            format!("{:.1}", row.phases.values().map(|phase| phase.seconds).sum::<f64>()),
+            moment(row.updated),
+            row.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    println!("{table}");
+    Ok(())
+}
+
+/// `sectors status`.
+pub(super) async fn sector(repo: &Repo, number: SectorNumber, log: bool, json: bool) -> Result<(), ExitError> {
+    let detail: SectorDetail = call(repo, "Sealfarm.SectorsStatus", SectorParams { number, log }).await?;
+    if json {
+        return print_json(&detail);
+    }
+    let SectorDetail { row, record, history } = &detail;
+    warn_of_null([row.prover]);
+    let mut table = Table::new();
+    table.add_row(["sector", &record.id().to_string()]);
+    table.add_row(["state", &row.state]);
+    if let Some(reason) = &row.reason {
+        table.add_row(["note", reason]);
+    }
+    table.add_row(["agent", row.agent.as_str()]);
+    table.add_row(["sector size", record.size.name()]);
+    table.add_row(["proof", &record.proof.to_string()]);
+    table.add_row(["prover", &row.prover.to_string()]);
+    table.add_row(["fence", &record.fence.to_string()]);
+    if let Some(replica) = record.state.replica() {
+        table.add_row(["ticket epoch", &replica.terms.ticket.epoch.to_string()]);
+        table.add_row(["CommD", &replica.comm_d.to_string()]);
+        table.add_row(["CommR", &replica.comm_r.to_string()]);
+    }
+    if let Some(bytes) = row.proof_bytes {
+        table.add_row(["proof bytes", &bytes.to_string()]);
+    }
+    table.add_row(["WAN payload bytes", &row.wan_payload_bytes.to_string()]);
+    table.add_row(["pledged", &moment(row.pledged)]);
+    table.add_row(["updated", &moment(row.updated)]);
+    println!("{table}");
+    if !row.phases.is_empty() {
+        println!("{}", phases(&row.phases));
+    }
+    for line in history {
+        println!("{}  {:<10} {:<20} {}", moment(line.at), line.source, line.what, line.text);
+    }
+    Ok(())
+}
+
+fn phases(phases: &BTreeMap<TaskKind, PhaseReport>) -> Table {
+    let mut table = Table::new();
+    table.set_header(["phase", "worker", "seconds"]);
+    for (kind, report) in phases {
+        table.add_row([kind.to_string(), report.worker.clone(), format!("{:.2}", report.seconds)]);
+    }
+    table
+}
+
+/// `agents list`.
+pub(super) async fn agents(repo: &Repo, json: bool) -> Result<(), ExitError> {
+    let rows: Vec<AgentRow> = call(repo, "Sealfarm.AgentsList", Map::<String, Value>::new()).await?;
+    if json {
+        return print_json(&rows);
+    }
+    let mut table = Table::new();
+    table.set_header([
+        "agent",
+        "state",
+        "version",
+        "sizes",
+        "prover",
+        "slots",
+        "in flight",
+        "free store (GiB)",
+        "workers",
+    ]);
+    for AgentRow { member, sectors_in_flight } in &rows {
+        let info = &member.info;
+        let state = match member.state {
+            MemberState::Live if info.draining => "draining".to_owned(),
+            MemberState::Live => "live".to_owned(),
+            MemberState::Gone { since } => format!("gone since {}", moment(since)),
+        };
+        let sizes: Vec<&str> = info.sector_sizes.iter().map(|size| size.name()).collect();
+        table.add_row([
+            info.id.to_string(),
+            state,
+            info.version.clone(),
+            sizes.join(" "),
+            info.prover.to_string(),
+            counted(&info.slots),
+            sectors_in_flight.to_string(),
+            format!("{:.1}", info.free_store_bytes as f64 / f64::from(1 << 30)),
+            counted(&info.workers),
+        ]);
+    }
+    println!("{table}");
+    Ok(())
+}
+
+fn counted<K: ToString>(counts: &BTreeMap<K, u32>) -> String {
+    let parts: Vec<String> = counts.iter().map(|(kind, n)| format!("{} {n}", kind.to_string())).collect();
+    parts.join("\n")
+}
+
+/// `info`.
+pub(super) async fn info(repo: &Repo, json: bool) -> Result<(), ExitError> {
+    let info: Info = call(repo, "Sealfarm.Info", Map::<String, Value>::new()).await?;
+    if json {
+        return print_json(&info);
+    }
+    for notice in &info.notices {
+        eprintln!("{notice}");
+    }
+    let role = if info.leading { "leads" } else { "stands by" };
+    let mut table = Table::new();
+    table.add_row(["miner", &info.farm.miner.to_string()]);
+    table.add_row(["version", &info.version]);
+    table.add_row(["this process", role]);
+    table.add_row(["sector size", info.farm.sector_size.name()]);
+    table.add_row(["proof", &info.farm.proof.to_string()]);
+    table.add_row(["prover", &info.farm.prover.to_string()]);
+    table.add_row(["chain", &format!("{}, epoch {}", info.chain, info.epoch)]);
+    table.add_row(["live agents", &info.agents_live.to_string()]);
+    for (state, count) in &info.overview.sectors {
+        table.add_row([format!("sectors {state}"), count.to_string()]);
+    }
+    for (why, count) in &info.overview.dropped {
+        table.add_row([format!("dropped, {why}"), count.to_string()]);
+    }
+    println!("{table}");
+    Ok(())
+}
+
+/// What the null prover's sectors must never be taken for.
+fn warn_of_null(provers: impl IntoIterator<Item = ProverKind>) {
+    if provers.into_iter().any(|prover| prover == ProverKind::Null) {
+        eprintln!("{NULL_NOTICE}");
+    }
+}
+
+fn moment(at: Timestamp) -> String {
+    format!("{at:.0}")
+}

@@ -1,0 +1,168 @@
+//! The driver: carries out what [`crate::sector`] and [`crate::placement`] decide, and decides nothing.
+//!
+//! [`Driver::run`] waits for leadership; a `Term` then owns all records and one loop over a closed
+//! set of events, until leadership is lost. Per sector everything is serial: step, store by
+//! compare-and-set, publish, and only then the acknowledgement. Everything carried out is
+//! idempotent, so a term may end anywhere and the next one begins by doing it again.
+
+mod handle;
+mod io;
+mod pledging;
+mod term;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sealfarm_common::clock::Clock;
+use sealfarm_common::etcd::Leadership;
+use sealfarm_common::membership::Members;
+use sealfarm_common::retry::Backoff;
+use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
+use sealfarm_nats::bus::{Bus, BusError};
+use sealfarm_nats::streams;
+use sealfarm_nats::subjects::Hub;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use self::handle::{CommandError, Handle, Overview};
+
+use self::handle::Command;
+use self::io::Io;
+use self::term::{Ended, Term};
+use crate::chain::Chain;
+use crate::chain::verifier::SealVerifier;
+
+/// Commands that wait for the driver; more wait at the caller.
+const COMMANDS_WAITING_MAX: usize = 64;
+
+/// All a driver is made of; a simulated farm brings its own.
+pub struct Parts {
+    /// The hub.
+    pub bus: Arc<dyn Bus>,
+    /// The chain.
+    pub chain: Arc<dyn Chain>,
+    /// Judges proofs before they are submitted.
+    pub verifier: Arc<dyn SealVerifier>,
+    /// The agents, live and gone.
+    pub members: watch::Receiver<Members>,
+    /// Whether this process may act.
+    pub leadership: watch::Receiver<Leadership>,
+    /// The time; it must advance together with tokio's timer.
+    pub clock: Clock,
+    /// Whose farm.
+    pub miner: MinerId,
+    /// The size of all its sectors.
+    pub sector_size: SectorSize,
+    /// Whose results are used.
+    pub prover: ProverKind,
+    /// Ends the driver when cancelled.
+    pub shutdown: CancellationToken,
+}
+
+/// The miner's loop. Made with its [`Handle`] by [`Driver::new`].
+pub struct Driver {
+    io: Arc<Io>,
+    members: watch::Receiver<Members>,
+    leadership: watch::Receiver<Leadership>,
+    shutdown: CancellationToken,
+    commands: mpsc::Receiver<Command>,
+}
+
+impl Driver {
+    /// A driver and the handle to it.
+    pub fn new(parts: Parts) -> (Handle, Self) {
+        let (sender, commands) = mpsc::channel(COMMANDS_WAITING_MAX);
+        let Parts { bus, chain, verifier, members, leadership, clock, miner, sector_size, prover, shutdown } = parts;
+        let io = Arc::new(Io::new(bus, chain, verifier, clock, miner, sector_size, prover));
+        (Handle::new(sender), Self { io, members, leadership, shutdown, commands })
+    }
+
+    /// Acts while this process leads, stands by while it does not, until the shutdown token is
+    /// cancelled.
+    pub async fn run(mut self) {
+        while self.elected().await {
+            let Some(term) = self.begin().await else { continue };
+            match term.run(&mut self.commands, &mut self.leadership, &self.shutdown).await {
+                Ended::Shutdown => return,
+                Ended::Lost => tracing::warn!("this miner does not lead any more; standing by"),
+                Ended::Broken => tracing::error!("a task of the driver broke; beginning again from the records"),
+            }
+        }
+    }
+
+    /// Waits for leadership; false at shutdown.
+    async fn elected(&mut self) -> bool {
+        loop {
+            if self.shutdown.is_cancelled() {
+                return false;
+            }
+            if matches!(*self.leadership.borrow_and_update(), Leadership::Leader { .. }) {
+                return true;
+            }
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return false,
+                () = changed(&mut self.leadership) => {}
+                Some(command) = self.commands.recv() => command.refuse(CommandError::Standby),
+            }
+        }
+    }
+
+    /// Prepares the hub and loads the records, as often as it takes; `None` when leadership is lost
+    /// or the process ends meanwhile.
+    async fn begin(&mut self) -> Option<Term> {
+        let mut attempt = 0;
+        loop {
+            let tried = async {
+                prepare(&*self.io.bus, self.io.miner).await?;
+                self.io.records.load().await.map_err(|error| error.to_string())
+            };
+            let records: Result<_, String> = tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return None,
+                () = changed(&mut self.leadership) => return None,
+                records = tried => records,
+            };
+            match records {
+                Ok(records) => return Some(Term::begin(self.io.clone(), self.members.clone(), records)),
+                Err(error) if attempt == 0 => tracing::warn!("the hub is not ready, trying on: {error}"),
+                Err(error) => tracing::debug!("the hub is still not ready: {error}"),
+            }
+            let pause: Duration = Backoff::RECONNECT.delay(attempt, 0.5);
+            attempt = attempt.saturating_add(1);
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return None,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+}
+
+/// Makes the hub's streams, bucket and results consumer, or brings them up to date.
+async fn prepare(bus: &dyn Bus, miner: MinerId) -> Result<(), String> {
+    let made: Result<(), BusError> = async {
+        for stream in streams::hub_streams(miner) {
+            bus.ensure_stream(&stream).await?;
+        }
+        bus.ensure_bucket(&streams::sectors_bucket(miner)).await?;
+        bus.ensure_consumer(&streams::results_consumer(miner)).await
+    }
+    .await;
+    made.map_err(|error| error.to_string())
+}
+
+/// Waits for another leadership; for ever where nobody decides it any more.
+async fn changed(leadership: &mut watch::Receiver<Leadership>) {
+    if leadership.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Names at the hub.
+const fn hub(miner: MinerId) -> Hub {
+    Hub(miner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,285 @@
+//! The driver's tasks: storing, publishing, asking the chain. Each repeats itself until it is done or
+//! aborted with its term, and logs an outage once.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use futures::future;
+use sealfarm_common::clock::Clock;
+use sealfarm_common::job::{AgentId, Job};
+use sealfarm_common::retry::Backoff;
+use sealfarm_common::sector::{MinerId, ProverKind, SectorNumber, SectorSize};
+use sealfarm_nats::bus::{Bus, Published};
+use sealfarm_nats::streams;
+use sealfarm_nats::subjects::{Hub, Source};
+use sealfarm_nats::wire::{self, SectorEvent};
+use tokio::sync::Semaphore;
+
+use super::hub;
+use crate::chain::verifier::{SealVerifier, Verdict};
+use crate::chain::{Chain, ChainEpoch, ChainError, ChainMessageId};
+use crate::records::{Records, RecordsError, Stored};
+use crate::sector::{Challenge, Effect, Event, Milestone, SectorRecord, Terms};
+
+/// Requests to the hub at the same time.
+const REQUESTS_MAX: usize = 64;
+/// Proofs verified at the same time.
+const VERIFYING_MAX: usize = 2;
+
+/// What the tasks work with.
+pub(super) struct Io {
+    pub(super) bus: Arc<dyn Bus>,
+    pub(super) records: Records,
+    pub(super) chain: Arc<dyn Chain>,
+    verifier: Arc<dyn SealVerifier>,
+    pub(super) clock: Clock,
+    pub(super) miner: MinerId,
+    pub(super) sector_size: SectorSize,
+    pub(super) prover: ProverKind,
+    requests: Semaphore,
+    verifying: Semaphore,
+}
+
+/// What a storing task ends with.
+pub(super) enum Kept {
+    /// The record is stored and what follows from it is published.
+    Stored(u64),
+    /// Somebody else wrote first; this is what is there.
+    Overtaken(Option<(SectorRecord, u64)>),
+    /// It cannot be stored at all.
+    Impossible(RecordsError),
+}
+
+/// What asking the chain ends with.
+pub(super) enum Answer {
+    /// An event for the sector.
+    Event(Event),
+    /// Ask again at this head.
+    At(ChainEpoch),
+}
+
+impl Io {
+    pub(super) fn new(
+        bus: Arc<dyn Bus>,
+        chain: Arc<dyn Chain>,
+        verifier: Arc<dyn SealVerifier>,
+        clock: Clock,
+        miner: MinerId,
+        sector_size: SectorSize,
+        prover: ProverKind,
+    ) -> Self {
+        let records = Records::new(bus.clone(), hub(miner).sectors_bucket());
+        let (requests, verifying) = (Semaphore::new(REQUESTS_MAX), Semaphore::new(VERIFYING_MAX));
+        Self { bus, records, chain, verifier, clock, miner, sector_size, prover, requests, verifying }
+    }
+
+    /// Names at the hub.
+    pub(super) const fn hub(&self) -> Hub {
+        hub(self.miner)
+    }
+
+    /// Stores a record over `expected`, then publishes what follows from it.
+    pub(super) async fn keep(&self, record: &SectorRecord, expected: u64, effects: &[Effect]) -> Kept {
+        let revision = match self.put(record, expected).await {
+            Ok(Some(revision)) => revision,
+            Ok(None) => {
+                let number = record.number;
+                let there = self.again("read a sector record", || self.records.read(number)).await;
+                return Kept::Overtaken(there);
+            }
+            Err(error) => return Kept::Impossible(error),
+        };
+        self.publish(record, effects).await;
+        Kept::Stored(revision)
+    }
+
+    /// Stores a record; `None` where another value is there instead.
+    pub(super) async fn put(
+        &self,
+        record: &SectorRecord,
+        expected: u64,
+    ) -> Result<Option<u64>, RecordsError> {
+        let stored = self
+            .again("store a sector record", || async {
+                match self.records.put(record, expected).await {
+                    Err(error @ RecordsError::Encode { .. }) => Ok(Err(error)),
+                    other => other.map(Ok),
+                }
+            })
+            .await?;
+        Ok(match stored {
+            Stored::At(revision) => Some(revision),
+            Stored::Overtaken => None,
+        })
+    }
+
+    /// Publishes the jobs and the history that are among `effects`.
+    pub(super) async fn publish(&self, record: &SectorRecord, effects: &[Effect]) {
+        let published = effects.iter().map(|effect| async move {
+            match effect {
+                Effect::PublishJob(job) => self.publish_job(&record.agent, job).await,
+                Effect::Tell(milestone) => self.tell(record, milestone).await,
+                _ => {}
+            }
+        });
+        future::join_all(published).await;
+    }
+
+    async fn publish_job(&self, agent: &AgentId, job: &Job) {
+        let message = match wire::job_message(agent, job) {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::error!(sector = %job.sector, job = %job.id, %error, "the job cannot be published");
+                return;
+            }
+        };
+        let stream = self.hub().jobs_stream();
+        self.again("publish a job", || async {
+            match self.bus.publish(message.clone()).await {
+                Ok(Published::AlreadyQueued) => {}
+                Ok(Published::Stored(_) | Published::Duplicate) => return Ok(()),
+                Err(error) => return Err(error.to_string()),
+            }
+            // The place is taken: by this job, or by an older one that the agent has not
+            // acknowledged yet and soon will.
+            let queued = self.bus.stored(&stream, &message.subject, 1).await.map_err(|e| e.to_string())?;
+            match queued.first() {
+                Some(first) if first.headers.value(wire::JOB) == message.headers.value(wire::JOB) => Ok(()),
+                _ => Err(format!("an older job is still queued under {}", message.subject)),
+            }
+        })
+        .await;
+        tracing::debug!(sector = %job.sector, job = %job.id, kind = %job.kind(), %agent, "job published");
+    }
+
+    async fn tell(&self, record: &SectorRecord, milestone: &Milestone) {
+        let event = SectorEvent { at: record.updated, text: milestone.text.clone() };
+        let message = wire::event_message(Source::Miner, record.id(), &milestone.what, &milestone.id, &event);
+        match message {
+            Ok(message) => {
+                self.again("publish an event", || self.bus.publish(message.clone())).await;
+            }
+            Err(error) => tracing::error!(sector = %record.id(), %error, "the event cannot be published"),
+        }
+    }
+
+    /// Makes the consumer that an agent pulls its jobs from.
+    pub(super) async fn ensure_agent(&self, agent: &AgentId) {
+        let spec = streams::jobs_consumer(self.miner, agent);
+        self.again("make an agent's consumer", || self.bus.ensure_consumer(&spec)).await;
+    }
+
+    /// Asks the chain for what `effect` wants of it; `None` for an effect that is not the chain's.
+    pub(super) async fn ask_chain(&self, effect: &Effect) -> Option<Answer> {
+        match effect {
+            Effect::DrawTicket => Some(self.answer(|| self.terms(), Event::Ticket).await),
+            Effect::DrawSeed { pre_commit } => {
+                Some(self.answer(|| self.challenge(*pre_commit), Event::Seed).await)
+            }
+            Effect::SubmitPreCommit { params, uuid } => {
+                let sent = |message| Event::Sent { uuid: *uuid, message };
+                let answer = self.answer(|| self.chain.push_pre_commit(params, *uuid), sent).await;
+                Some(with_uuid(answer, *uuid))
+            }
+            Effect::SubmitProveCommit { claim, params, uuid } => {
+                let verdict = {
+                    let _permit = self.verifying.acquire().await.ok()?;
+                    self.again("verify a seal proof", || self.verifier.verify((**claim).clone())).await
+                };
+                if let Verdict::Invalid { reason } = verdict {
+                    return Some(Answer::Event(Event::ProofInvalid { uuid: *uuid, reason }));
+                }
+                let sent = |message| Event::Sent { uuid: *uuid, message };
+                let answer = self.answer(|| self.chain.push_prove_commit(params, *uuid), sent).await;
+                Some(with_uuid(answer, *uuid))
+            }
+            Effect::PublishJob(_) | Effect::Tell(_) | Effect::WatchMessage { .. } | Effect::WakeAt(_) => None,
+        }
+    }
+
+    /// What a replica is made under if it is begun now.
+    pub(super) async fn terms(&self) -> Result<Terms, ChainError> {
+        let policy = self.chain.policy();
+        let head = self.chain.head().await?;
+        let ticket = self.chain.draw_ticket().await?;
+        let submit_by = head.time_of(policy.ticket_until(ticket.epoch), policy);
+        Ok(Terms { ticket, expiration: policy.cc_expiration(head.epoch), submit_by })
+    }
+
+    async fn challenge(&self, pre_commit: ChainEpoch) -> Result<Challenge, ChainError> {
+        let policy = self.chain.policy();
+        let seed = self.chain.draw_seed(policy.seed_epoch(pre_commit)).await?;
+        let head = self.chain.head().await?;
+        Ok(Challenge { pre_commit, seed, prove_by: head.time_of(policy.prove_until(pre_commit), policy) })
+    }
+
+    /// Looks for messages; gives an event for each that has landed, or that the chain does not know.
+    pub(super) async fn search(
+        &self,
+        wanted: Vec<(SectorNumber, uuid::Uuid, ChainMessageId)>,
+    ) -> Vec<(SectorNumber, Event)> {
+        let mut found = Vec::new();
+        for (number, uuid, message) in wanted {
+            match self.chain.search_message(&message).await {
+                Ok(Some(landed)) => found.push((number, Event::Landed { message, landed })),
+                Ok(None) => {}
+                Err(ChainError::Refused { reason }) => found.push((number, Event::Refused { uuid, reason })),
+                // Looked for again at the next head.
+                Err(error) => tracing::debug!(%message, %error, "the message was not looked for"),
+            }
+        }
+        found
+    }
+
+    /// Asks until the chain says yes, no, or later.
+    async fn answer<T, F>(&self, ask: impl Fn() -> F, event: impl FnOnce(T) -> Event) -> Answer
+    where
+        F: Future<Output = Result<T, ChainError>>,
+    {
+        let said = self
+            .again("ask the chain", || async {
+                match ask().await {
+                    Err(error @ ChainError::Unreachable { .. }) => Err(error),
+                    said => Ok(said),
+                }
+            })
+            .await;
+        match said {
+            Ok(value) => Answer::Event(event(value)),
+            Err(ChainError::NotYet { epoch }) => Answer::At(epoch),
+            Err(ChainError::Refused { reason } | ChainError::Unreachable { reason }) => {
+                Answer::Event(Event::Refused { uuid: uuid::Uuid::nil(), reason })
+            }
+        }
+    }
+
+    /// Tries until it works, with backoff; logged when it first fails.
+    pub(super) async fn again<T, E, F>(&self, what: &str, attempt: impl Fn() -> F) -> T
+    where
+        E: Display,
+        F: Future<Output = Result<T, E>>,
+    {
+        let mut failures = 0u32;
+        loop {
+            let tried = {
+                let _permit = self.requests.acquire().await;
+                attempt().await
+            };
+            match tried {
+                Ok(value) => return value,
+                Err(error) if failures == 0 => tracing::warn!("cannot {what}, trying on: {error}"),
+                Err(error) => tracing::debug!("still cannot {what}: {error}"),
+            }
+            tokio::time::sleep(Backoff::RECONNECT.delay(failures, 0.5)).await;
+            failures = failures.saturating_add(1);
+        }
+    }
+}
+
+/// Puts the uuid of the push into a refusal.
+fn with_uuid(answer: Answer, uuid: uuid::Uuid) -> Answer {
+    match answer {
+        Answer::Event(Event::Refused { reason, .. }) => Answer::Event(Event::Refused { uuid, reason }),
+        other => other,
+    }
+}

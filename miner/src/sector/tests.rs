@@ -1,0 +1,334 @@
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use expect_test::expect_file;
+use proptest::prelude::*;
+use sealfarm_common::commitment::{CommD, CommR, Digest, SealProofBytes, Seed, Ticket};
+use sealfarm_common::failure::{Failure, FailureClass};
+use sealfarm_common::job::{FinalSizes, JobKind, JobOutput, Outcome, PhaseReport};
+use sealfarm_common::null_proof;
+use sealfarm_common::task::TaskKind;
+use sealfarm_nats::wire;
+
+use super::*;
+use crate::chain::{ExitCode, TicketDraw};
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + second).unwrap()
+}
+
+fn terms(epoch: i64) -> Terms {
+    let ticket = TicketDraw { ticket: Ticket([u8::try_from(epoch % 251).unwrap(); 32]), epoch };
+    Terms { ticket, expiration: 1_549_440, submit_by: at(1_000) }
+}
+
+fn pledged() -> SectorRecord {
+    let pledge = Pledge {
+        miner: MinerId(1000),
+        number: SectorNumber(7),
+        size: SectorSize::KiB2,
+        prover: ProverKind::Null,
+        agent: "site-1".parse().unwrap(),
+        terms: terms(5),
+    };
+    super::pledge(pledge, at(0))
+}
+
+fn kind_asked(record: &SectorRecord) -> JobKind {
+    asked_job(record).map_or(JobKind::PreCommit, |job| job.kind())
+}
+
+fn output(record: &SectorRecord) -> JobOutput {
+    match asked_job(record).map(|job| job.ask) {
+        Some(JobAsk::Commit { sealing, comm_r, seed, .. }) => JobOutput::Proven {
+            seed,
+            proof: null_proof::proof_bytes(record.id(), comm_r, sealing.ticket, seed, sealing.proof),
+        },
+        Some(JobAsk::Finalize { .. }) => JobOutput::Finalized { sizes: sizes() },
+        _ => JobOutput::PreCommitted { comm_d: null_proof::comm_d(record.size), comm_r: CommR([3; 32]) },
+    }
+}
+
+fn sizes() -> FinalSizes {
+    FinalSizes { sealed_bytes: 2048, cache_bytes: 100, cache_files: 3, sealed_sha256: Digest([4; 32]) }
+}
+
+/// The result of whatever the record asks; of nothing in particular where it asks nothing.
+fn result(record: &SectorRecord, outcome: Outcome<JobOutput>) -> JobResult {
+    JobResult {
+        id: asked_job(record).map_or_else(Uuid::nil, |job| job.id),
+        sector: record.id(),
+        kind: kind_asked(record),
+        fence: record.fence,
+        agent: record.agent.clone(),
+        prover: record.prover,
+        phases: BTreeMap::from([(TaskKind::AddPiece, PhaseReport { worker: "w".into(), seconds: 1.0 })]),
+        outcome,
+    }
+}
+
+fn result_event(result: JobResult) -> Event {
+    Event::Result { result: Box::new(result), payload_bytes: 500 }
+}
+
+fn failed(record: &SectorRecord, class: FailureClass) -> Event {
+    result_event(result(record, Outcome::Failed(Failure::new(class, "it did not work"))))
+}
+
+fn done(record: &SectorRecord) -> Event {
+    result_event(result(record, Outcome::Done(output(record))))
+}
+
+fn submission_of(record: &SectorRecord) -> (Uuid, ChainMessageId) {
+    let fallback = ChainMessageId("bafy-none".into());
+    match &record.state {
+        SectorState::PreCommitSubmitting { submission, .. }
+        | SectorState::CommitSubmitting { submission, .. } => match submission {
+            Submission::Pushing { uuid } => (*uuid, ChainMessageId(format!("bafy-{uuid}"))),
+            Submission::Sent { uuid, message } => (*uuid, message.clone()),
+        },
+        _ => (Uuid::nil(), fallback),
+    }
+}
+
+fn sent(record: &SectorRecord) -> Event {
+    let (uuid, message) = submission_of(record);
+    Event::Sent { uuid, message }
+}
+
+fn landed(record: &SectorRecord, epoch: ChainEpoch, exit: ExitCode) -> Event {
+    Event::Landed { message: submission_of(record).1, landed: Landed { epoch, exit } }
+}
+
+fn seed(record: &SectorRecord) -> Event {
+    let pre_commit = match &record.state {
+        SectorState::WaitSeed { pre_commit, .. } => *pre_commit,
+        _ => 0,
+    };
+    Event::Seed(Challenge { pre_commit, seed: Seed([9; 32]), prove_by: at(5_000) })
+}
+
+/// Every event, as it would have to be to fit this record, by name.
+fn events(record: &SectorRecord) -> Vec<(&'static str, Event)> {
+    let (uuid, _) = submission_of(record);
+    let reason = || "because".to_owned();
+    let no = ExitCode::Refused { code: 16, reason: reason() };
+    vec![
+        ("result done", done(record)),
+        ("result infra", failed(record, FailureClass::Infra)),
+        ("result compute", failed(record, FailureClass::Compute)),
+        ("result input", failed(record, FailureClass::Input)),
+        ("result invalid-output", failed(record, FailureClass::InvalidOutput)),
+        ("result deadline", failed(record, FailureClass::Deadline)),
+        ("rest over", Event::RestOver),
+        ("ticket", Event::Ticket(terms(77))),
+        ("sent", sent(record)),
+        ("refused", Event::Refused { uuid, reason: reason() }),
+        ("landed", landed(record, 42, ExitCode::Ok)),
+        ("landed without effect", landed(record, 42, no)),
+        ("seed", seed(record)),
+        ("proof invalid", Event::ProofInvalid { uuid, reason: reason() }),
+        ("retry", Event::Retry),
+    ]
+}
+
+fn then(record: &SectorRecord, event: Event) -> SectorRecord {
+    step(record, event, at(10)).unwrap().0
+}
+
+/// A record in every state, and in every turn of the states that have turns.
+fn records() -> Vec<(&'static str, SectorRecord)> {
+    let pre_committing = pledged();
+    let rests = |record: &SectorRecord| then(record, failed(record, FailureClass::Infra));
+    let ticketing = then(&pre_committing, failed(&pre_committing, FailureClass::Deadline));
+    let pushing = then(&pre_committing, done(&pre_committing));
+    let watched = then(&pushing, sent(&pushing));
+    let wait_seed = then(&watched, landed(&watched, 12, ExitCode::Ok));
+    let committing = then(&wait_seed, seed(&wait_seed));
+    let proof_pushing = then(&committing, done(&committing));
+    let proof_watched = then(&proof_pushing, sent(&proof_pushing));
+    let finalizing = then(&proof_watched, landed(&proof_watched, 20, ExitCode::Ok));
+    let proving = then(&finalizing, done(&finalizing));
+    let given_up = then(&pre_committing, failed(&pre_committing, FailureClass::Input));
+    let bad_proof = then(
+        &proof_pushing,
+        Event::ProofInvalid { uuid: submission_of(&proof_pushing).0, reason: "no".into() },
+    );
+    let removing = SectorRecord {
+        state: SectorState::Removing { from: Box::new(proving.state.clone()) },
+        ..proving.clone()
+    };
+    let removed = SectorRecord { state: SectorState::Removed, ..proving.clone() };
+    vec![
+        ("PreCommitting resting", rests(&pre_committing)),
+        ("PreCommitting asked", pre_committing),
+        ("Ticketing", ticketing),
+        ("PreCommitSubmitting pushing", pushing),
+        ("PreCommitSubmitting sent", watched),
+        ("WaitSeed", wait_seed),
+        ("Committing resting", rests(&committing)),
+        ("Committing asked", committing),
+        ("CommitSubmitting pushing", proof_pushing),
+        ("CommitSubmitting sent", proof_watched),
+        ("Finalizing resting", rests(&finalizing)),
+        ("Finalizing asked", finalizing),
+        ("Proving", proving),
+        ("Failed in PreCommitting", given_up),
+        ("Failed in CommitSubmitting", bad_proof),
+        ("Removing", removing),
+        ("Removed", removed),
+    ]
+}
+
+fn names(effects: &[Effect]) -> String {
+    let name = |effect: &Effect| match effect {
+        Effect::PublishJob(job) => format!("publish {}", job.kind()),
+        Effect::Tell(_) => "tell".into(),
+        Effect::DrawTicket => "draw ticket".into(),
+        Effect::SubmitPreCommit { .. } => "submit pre-commit".into(),
+        Effect::WatchMessage { .. } => "watch".into(),
+        Effect::DrawSeed { pre_commit } => format!("draw seed of {pre_commit}"),
+        Effect::SubmitProveCommit { .. } => "submit prove-commit".into(),
+        Effect::WakeAt(_) => "wake".into(),
+    };
+    effects.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn every_state_and_event_has_its_line_in_the_table() {
+    let mut table = String::new();
+    for (state, record) in records() {
+        for (event, value) in events(&record) {
+            let outcome = match step(&record, value, at(500)) {
+                Ok((next, effects)) => {
+                    format!("{}, fence {} -> {}: {}", next.state.name(), record.fence, next.fence, names(&effects))
+                }
+                Err(invalid) => invalid.why.as_str().to_owned(),
+            };
+            writeln!(table, "{state:<28} {event:<22} {outcome}").unwrap();
+        }
+    }
+    expect_file!["table.txt"].assert_eq(&table);
+}
+
+#[test]
+fn a_sector_goes_from_pledge_to_proving_and_knows_what_crossed_the_wan() {
+    let (_, proving) = records().into_iter().find(|(state, _)| *state == "Proving").unwrap();
+    assert_eq!(proving.state.proof_bytes(), Some(192));
+    assert_eq!(proving.state.replica().unwrap().comm_r, CommR([3; 32]));
+    assert_eq!(proving.phases.len(), 1);
+    let jobs = proving.wan_payload_bytes - 3 * 500;
+    assert!((900..4096).contains(&jobs), "{jobs} bytes of three jobs");
+}
+
+#[test]
+fn a_record_is_the_same_after_it_was_stored() {
+    for (state, record) in records() {
+        let stored = wire::encode(&record).unwrap();
+        assert_eq!(wire::decode::<SectorRecord>(&stored).unwrap(), record, "{state}");
+    }
+}
+
+#[test]
+fn a_result_with_an_old_fence_or_of_another_agent_is_dropped() {
+    let record = pledged();
+    let why = |event| step(&record, event, at(1)).unwrap_err().why;
+    let fresh = result(&record, Outcome::Done(output(&record)));
+    let old = JobResult { fence: Fence(0), ..fresh.clone() };
+    assert_eq!(why(result_event(old)), Dropped::OldFence);
+    let other = JobResult { agent: "site-2".parse().unwrap(), ..fresh.clone() };
+    assert_eq!(why(result_event(other)), Dropped::NotAsked);
+    let moved_on = then(&record, result_event(fresh.clone()));
+    assert_eq!(step(&moved_on, result_event(fresh), at(1)).unwrap_err().why, Dropped::NotAsked);
+}
+
+#[test]
+fn a_null_result_is_refused_by_a_farm_whose_prover_is_real() {
+    let mut record = pledged();
+    record.prover = ProverKind::Filecoin;
+    let null = JobResult { prover: ProverKind::Null, ..result(&record, Outcome::Done(output(&record))) };
+    match then(&record, result_event(null)).state {
+        SectorState::Failed { class: FailureClass::Input, reason, .. } => {
+            assert!(reason.contains("null prover") && reason.contains("filecoin prover"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_wrong_comm_d_is_invalid_output_and_given_up_after_three_tries() {
+    let mut record = pledged();
+    for tried in 1..=3 {
+        let wrong = JobOutput::PreCommitted { comm_d: CommD([1; 32]), comm_r: CommR([3; 32]) };
+        record = then(&record, result_event(result(&record, Outcome::Done(wrong))));
+        match &record.state {
+            SectorState::PreCommitting { work, .. } if tried < 3 => {
+                let Turn::Resting { until, .. } = work.turn else { panic!("{work:?}") };
+                record = step(&record, Event::RestOver, until).unwrap().0;
+            }
+            SectorState::Failed { class, attempts, .. } if tried == 3 => {
+                assert_eq!((*class, *attempts), (FailureClass::InvalidOutput, 3));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_answer_to_another_seed_never_becomes_a_message() {
+    let (_, record) = records().into_iter().find(|(state, _)| *state == "Committing asked").unwrap();
+    let other = JobOutput::Proven { seed: Seed([1; 32]), proof: SealProofBytes(vec![0; 192]) };
+    let next = then(&record, result_event(result(&record, Outcome::Done(other))));
+    assert_eq!(next.state.name(), "Committing");
+    assert_eq!(next.fence, Fence(record.fence.0 + 1));
+}
+
+#[test]
+fn a_pre_commit_refused_with_an_old_ticket_gets_a_new_one_three_times_at_most() {
+    let mut record = pledged();
+    for ticket in 1.. {
+        record = then(&record, done(&record));
+        let refused = Event::Refused { uuid: submission_of(&record).0, reason: "ticket too old".into() };
+        record = step(&record, refused, at(2_000)).unwrap().0;
+        if record.state.name() == "Failed" {
+            assert_eq!(ticket, TICKETS_MAX);
+            return;
+        }
+        record = then(&record, Event::Ticket(terms(5 + i64::from(ticket))));
+    }
+}
+
+proptest! {
+    /// Random events, fitting or not: what must hold on every way.
+    #[test]
+    fn on_every_way_fences_rise_and_effects_are_the_same_each_time(
+        choices in proptest::collection::vec((0usize..15, 0i64..100), 1..80)
+    ) {
+        let mut record = pledged();
+        let mut now = 0;
+        let mut uuids: BTreeMap<Uuid, (&'static str, Fence)> = BTreeMap::new();
+        for (choice, seconds) in choices {
+            now += seconds;
+            let (_, event) = events(&record).swap_remove(choice);
+            let Ok((next, stepped)) = step(&record, event.clone(), at(now)) else { continue };
+            prop_assert!(next.fence >= record.fence);
+            prop_assert!(next.wan_payload_bytes >= record.wan_payload_bytes);
+            prop_assert_eq!(&stepped, &effects(&next), "a restart does what the step did");
+            prop_assert_eq!(record.state.name() == "Proving" || record.state.name() == "Removed", false);
+            if record.state.name() == "Failed" {
+                prop_assert_eq!(event, Event::Retry);
+            }
+            for effect in &stepped {
+                let (id, kind) = match effect {
+                    Effect::PublishJob(job) => (job.id, job.kind().as_str()),
+                    Effect::SubmitPreCommit { uuid, .. } => (*uuid, "pre-commit message"),
+                    Effect::SubmitProveCommit { uuid, .. } => (*uuid, "prove-commit message"),
+                    _ => continue,
+                };
+                let known = *uuids.entry(id).or_insert((kind, next.fence));
+                prop_assert_eq!(known, (kind, next.fence), "one id, one thing");
+            }
+            record = next;
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The miner's configuration: its keys, its file, and what follows from both.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sealfarm_common::configuration::{
+    ApiSection, ConfigurationError, Key, Loaded, Loader, SealAgentSection, duration_text,
+};
+use sealfarm_common::membership::FarmInfo;
+use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
+use sealfarm_nats::connect::NatsAddress;
+use sealfarm_nats::server_conf::Role;
+use serde::{Deserialize, Serialize};
+
+use crate::chain::dev::DevChainConfig;
+
+/// Every key of the file, and the variable that overrides it.
+pub const KEYS: &[Key] = &[
+    Key::new("Farm.Miner").variable("MINER_ADDR"),
+    Key::new("Farm.SectorSize").variable("SECTOR_SIZE"),
+    Key::new("Farm.Prover").variable("SEALFARM_PROVER"),
+    Key::new("API.ListenAddress").variable("SEALFARM_API_LISTEN_ADDRESS"),
+    Key::new("SealAgent.EtcdAddrs").variable("SEALFARM_ETCD_ADDRS").list(),
+    Key::new("SealAgent.ServeIP").variable("SEALFARM_SERVE_IP"),
+    Key::new("SealAgent.ServePort").variable("SEALFARM_SERVE_PORT"),
+    Key::new("NATS.Url").variable("SEALFARM_NATS_URL"),
+    Key::new("NATS.Credentials").variable("SEALFARM_NATS_CREDENTIALS"),
+    Key::new("NATS.Replicas").variable("SEALFARM_NATS_REPLICAS"),
+    Key::new("DevChain.EpochDuration").variable("SEALFARM_EPOCH_DURATION"),
+    Key::new("DevChain.ChallengeDelay").variable("SEALFARM_CHALLENGE_DELAY"),
+    Key::new("DevChain.Profile").variable("SEALFARM_CHAIN_PROFILE"),
+    Key::new("Election.Ttl").variable("SEALFARM_ELECTION_TTL"),
+];
+
+/// `[Farm]`: what every part of the farm must agree on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct FarmSection {
+    /// Whose sectors.
+    pub miner: MinerId,
+    /// The size of all of them.
+    pub sector_size: SectorSize,
+    /// The prover whose results are used.
+    pub prover: ProverKind,
+}
+
+/// `[NATS]`: the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NatsSection {
+    /// `nats://host:port`, several separated by commas.
+    pub url: String,
+    /// A file with an nkey seed or a .creds document; empty for a server without accounts.
+    pub credentials: String,
+    /// Copies of every stream: 1, or 3 on a cluster.
+    pub replicas: usize,
+}
+
+/// `[Election]`: which of several miners acts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ElectionSection {
+    /// A leader silent for so long is replaced.
+    #[serde(with = "duration_text")]
+    pub ttl: Duration,
+}
+
+/// The whole configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// What is sealed.
+    #[serde(rename = "Farm")]
+    pub farm: FarmSection,
+    /// Where the command line calls.
+    #[serde(rename = "API")]
+    pub api: ApiSection,
+    /// Where etcd is, and where others reach this process.
+    #[serde(rename = "SealAgent")]
+    pub seal_agent: SealAgentSection,
+    /// Where the hub is.
+    #[serde(rename = "NATS")]
+    pub nats: NatsSection,
+    /// The embedded chain.
+    #[serde(rename = "DevChain", default)]
+    pub dev_chain: DevChainConfig,
+    /// Leadership.
+    #[serde(rename = "Election")]
+    pub election: ElectionSection,
+}
+
+impl Settings {
+    /// The farm as it is agreed on in etcd.
+    pub const fn farm_info(&self) -> FarmInfo {
+        FarmInfo::new(self.farm.miner, self.farm.sector_size, self.farm.prover)
+    }
+
+    /// The hub, as the miner connects to it.
+    pub fn nats_address(&self) -> NatsAddress {
+        let credentials = self.nats.credentials.trim();
+        NatsAddress {
+            url: self.nats.url.clone(),
+            credentials: (!credentials.is_empty()).then(|| PathBuf::from(credentials)),
+            name: Role::Miner.connection_name(),
+        }
+    }
+}
+
+/// Reads the configuration of a repository: built-in values, its file, the environment.
+///
+/// # Errors
+/// Names file, key and value.
+pub fn load(repo: &Path) -> Result<Loaded<Settings>, ConfigurationError> {
+    let defaults = FileValues::default().render();
+    Loader::new(KEYS, &defaults).file(repo.join(CONFIG_FILE)).process_environment().load()
+}
+
+/// The configuration's name in the repository.
+pub const CONFIG_FILE: &str = "config.toml";
+
+/// What stands in a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileValues {
+    /// `[Farm] Miner`; commented out where it is not known.
+    pub miner: Option<MinerId>,
+    /// `[Farm] SectorSize`.
+    pub sector_size: SectorSize,
+    /// `[Farm] Prover`.
+    pub prover: ProverKind,
+    /// `[API] ListenAddress`.
+    pub listen_address: String,
+    /// `[SealAgent] EtcdAddrs`.
+    pub etcd_addrs: Vec<String>,
+    /// `[SealAgent] ServeIP`.
+    pub serve_ip: String,
+    /// `[SealAgent] ServePort`.
+    pub serve_port: u16,
+    /// `[NATS] Url`.
+    pub nats_url: String,
+    /// `[NATS] Credentials`.
+    pub nats_credentials: String,
+    /// `[DevChain] EpochDuration`.
+    pub epoch_duration: String,
+    /// `[DevChain] ChallengeDelay`; commented out where the profile decides.
+    pub challenge_delay: Option<i64>,
+}
+
+impl Default for FileValues {
+    fn default() -> Self {
+        Self {
+            miner: None,
+            sector_size: SectorSize::GiB32,
+            prover: ProverKind::Filecoin,
+            listen_address: "/ip4/127.0.0.1/tcp/2345/http".into(),
+            etcd_addrs: vec!["127.0.0.1:2379".into()],
+            serve_ip: "127.0.0.1".into(),
+            serve_port: 40001,
+            nats_url: "nats://127.0.0.1:4222".into(),
+            nats_credentials: String::new(),
+            epoch_duration: "1s".into(),
+            challenge_delay: None,
+        }
+    }
+}
+
+impl FileValues {
+    /// The commented file.
+    pub fn render(&self) -> String {
+        let quoted = |text: &str| format!("{text:?}");
+        let etcd: Vec<String> = self.etcd_addrs.iter().map(|text| quoted(text)).collect();
+        let miner = self.miner.map_or_else(|| "# Miner = \"t01000\"".into(), |m| format!("Miner = \"{m}\""));
+        let delay = self
+            .challenge_delay
+            .map_or_else(|| "# ChallengeDelay = 10".into(), |epochs| format!("ChallengeDelay = {epochs}"));
+        format!(
+            r#"# The miner's configuration. `sealfarm-miner config show` says what holds and where it comes from.
+# Every key can be overridden by the environment variable named beside it.
+
+[Farm]
+# The miner's ID address. MINER_ADDR
+{miner}
+# 2KiB, 8MiB, 512MiB, 32GiB or 64GiB. SECTOR_SIZE
+SectorSize = "{size}"
+# `filecoin` seals; `null` only rehearses the farm and proves nothing. SEALFARM_PROVER
+Prover = "{prover}"
+
+[API]
+# Where `sealfarm-miner` calls the running miner. SEALFARM_API_LISTEN_ADDRESS
+ListenAddress = {listen}
+
+[SealAgent]
+# etcd, one item an endpoint. SEALFARM_ETCD_ADDRS, separated by commas
+EtcdAddrs = [{etcd}]
+# The address others reach this miner at; not 0.0.0.0. SEALFARM_SERVE_IP
+ServeIP = {serve_ip}
+# The same API on that address; ServePort+1 and ServePort+100 belong to the miner too. SEALFARM_SERVE_PORT
+ServePort = {serve_port}
+
+[NATS]
+# The hub, several servers separated by commas. SEALFARM_NATS_URL
+Url = {nats}
+# A file with an nkey seed or a .creds document; empty for a server without accounts. SEALFARM_NATS_CREDENTIALS
+Credentials = {credentials}
+# Copies of every stream: 1, or 3 on a cluster. SEALFARM_NATS_REPLICAS
+Replicas = 1
+
+[DevChain]
+# How long an epoch of the embedded chain lasts. SEALFARM_EPOCH_DURATION
+EpochDuration = {epoch}
+# From a pre-commit to its seed, in epochs; the profile's unless set. SEALFARM_CHALLENGE_DELAY
+{delay}
+# Whose constants: `2k` (a local test network's) or `mainnet`. SEALFARM_CHAIN_PROFILE
+Profile = "2k"
+
+[Election]
+# Of several miners one acts; when it is silent for so long, another does. SEALFARM_ELECTION_TTL
+Ttl = "15s"
+"#,
+            size = self.sector_size,
+            prover = self.prover,
+            listen = quoted(&self.listen_address),
+            etcd = etcd.join(", "),
+            serve_ip = quoted(&self.serve_ip),
+            serve_port = self.serve_port,
+            nats = quoted(&self.nats_url),
+            credentials = quoted(&self.nats_credentials),
+            epoch = quoted(&self.epoch_duration),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Settings, ConfigurationError> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(CONFIG_FILE), text).unwrap();
+        let defaults = FileValues::default().render();
+        Loader::new(KEYS, &defaults).file(dir.path().join(CONFIG_FILE)).load().map(|loaded| loaded.value)
+    }
+
+    #[test]
+    fn what_init_writes_reads_back_as_it_was_given() {
+        let values = FileValues {
+            miner: Some(MinerId(1000)),
+            sector_size: SectorSize::KiB2,
+            prover: ProverKind::Null,
+            etcd_addrs: vec!["a:1".into(), "b:2".into()],
+            nats_credentials: "/etc/sealfarm/miner.nk".into(),
+            epoch_duration: "100ms".into(),
+            challenge_delay: Some(2),
+            ..FileValues::default()
+        };
+        let settings = read(&values.render()).unwrap();
+        assert_eq!(settings.farm_info(), FarmInfo::new(MinerId(1000), SectorSize::KiB2, ProverKind::Null));
+        assert_eq!(settings.seal_agent.etcd_addrs, ["a:1", "b:2"]);
+        assert_eq!(settings.dev_chain.challenge_delay, Some(2));
+        assert_eq!(settings.dev_chain.epoch_duration, Duration::from_millis(100));
+        assert_eq!(settings.election.ttl, Duration::from_secs(15));
+        let nats = settings.nats_address();
+        assert_eq!(nats.credentials.as_deref(), Some(Path::new("/etc/sealfarm/miner.nk")));
+        assert_eq!(nats.name, "miner");
+    }
+
+    #[test]
+    fn a_file_without_a_miner_is_refused_by_key() {
+        let error = read("[Farm]\nSectorSize = \"2KiB\"\n").unwrap_err().to_string();
+        assert!(error.contains("Farm.Miner"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_answered_with_the_nearest_one() {
+        let error = read("[SealAgent]\nEtcdAddr = []\n").unwrap_err().to_string();
+        assert!(error.contains("SealAgent.EtcdAddrs"), "{error}");
+    }
+}
