@@ -30,10 +30,9 @@ pub enum ParseAddressError {
 pub fn miner_id(text: &str) -> Result<MinerId, ParseAddressError> {
     // Not `Address::from_str`: that reads a process-wide network setting.
     let network = if text.starts_with('f') { Network::Mainnet } else { Network::Testnet };
-    let address = network.parse_address(text).map_err(|e| ParseAddressError::Malformed {
-        value: text.to_owned(),
-        reason: e.to_string(),
-    })?;
+    let address = network
+        .parse_address(text)
+        .map_err(|e| ParseAddressError::Malformed { value: text.to_owned(), reason: e.to_string() })?;
     match address.payload() {
         Payload::ID(id) => Ok(MinerId(*id)),
         _ => Err(ParseAddressError::NotAnId { value: text.to_owned() }),

@@ -40,7 +40,10 @@ impl JoinRequest {
     /// Why this worker does not fit `farm`: names both values.
     pub fn mismatch(&self, farm: &FarmInfo) -> Option<String> {
         if self.miner != farm.miner {
-            return Some(format!("the worker is set up for miner {}, the farm is miner {}", self.miner, farm.miner));
+            return Some(format!(
+                "the worker is set up for miner {}, the farm is miner {}",
+                self.miner, farm.miner
+            ));
         }
         if self.sector_size != farm.sector_size {
             return Some(format!(
@@ -49,7 +52,10 @@ impl JoinRequest {
             ));
         }
         if self.prover != farm.prover {
-            return Some(format!("the worker uses the {} prover, the farm the {} prover", self.prover, farm.prover));
+            return Some(format!(
+                "the worker uses the {} prover, the farm the {} prover",
+                self.prover, farm.prover
+            ));
         }
         None
     }

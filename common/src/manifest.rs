@@ -124,11 +124,15 @@ impl Manifest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commitment::{CommD, CommR, Seed, SealProofBytes, Ticket};
+    use crate::commitment::{CommD, CommR, SealProofBytes, Seed, Ticket};
     use crate::sector::{MinerId, ProverKind, SealProof, SectorNumber};
 
     fn sealing(ticket: u8) -> Sealing {
-        Sealing { proof: SealProof::StackedDrg2KiBV1_1, prover: ProverKind::Null, ticket: Ticket([ticket; 32]) }
+        Sealing {
+            proof: SealProof::StackedDrg2KiBV1_1,
+            prover: ProverKind::Null,
+            ticket: Ticket([ticket; 32]),
+        }
     }
 
     fn sector() -> SectorId {
@@ -178,7 +182,10 @@ mod tests {
         let replicated = TaskOutput::Replicated { comm_d: CommD([0; 32]), comm_r: CommR([0; 32]) };
         manifest.record(TaskKind::PreCommit2, record(replicated));
         manifest.record(TaskKind::PreCommit1, record(TaskOutput::Labelled));
-        assert_eq!(manifest.phases.keys().copied().collect::<Vec<_>>(), [TaskKind::AddPiece, TaskKind::PreCommit1]);
+        assert_eq!(
+            manifest.phases.keys().copied().collect::<Vec<_>>(),
+            [TaskKind::AddPiece, TaskKind::PreCommit1]
+        );
     }
 
     #[test]

@@ -13,7 +13,8 @@ pub struct Backoff {
 
 impl Backoff {
     /// For reconnecting to a service: 200 ms up to 15 s.
-    pub const RECONNECT: Self = Self { initial: Duration::from_millis(200), ceiling: Duration::from_secs(15) };
+    pub const RECONNECT: Self =
+        Self { initial: Duration::from_millis(200), ceiling: Duration::from_secs(15) };
     /// For a task or a job that failed for reasons of its surroundings: 1 s up to 5 min.
     pub const INFRA: Self = Self { initial: Duration::from_secs(1), ceiling: Duration::from_secs(300) };
 

@@ -201,7 +201,9 @@ impl Store {
     /// # Errors
     /// When the file system does not answer.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
-        let stat = statvfs(&self.root).map_err(io::Error::from).map_err(io_error("ask the free space of", &self.root))?;
+        let stat = statvfs(&self.root)
+            .map_err(io::Error::from)
+            .map_err(io_error("ask the free space of", &self.root))?;
         Ok(stat.f_bavail * stat.f_frsize)
     }
 
@@ -277,7 +279,9 @@ impl Store {
             .write(true)
             .open(&path)
             .map_err(io_error("open", &path))?;
-        flock(&file, FlockOperation::LockExclusive).map_err(io::Error::from).map_err(io_error("lock", &path))?;
+        flock(&file, FlockOperation::LockExclusive)
+            .map_err(io::Error::from)
+            .map_err(io_error("lock", &path))?;
         Ok(ManifestLock { _file: file })
     }
 

@@ -1,6 +1,7 @@
 //! The workshop: `cargo xtask <command>`. Each command has a file of its own; what tests and
 //! benchmarks share with them is the library beside this file.
 
+mod bench;
 mod demo;
 mod lint;
 mod test;
@@ -20,6 +21,8 @@ struct Arguments {
 enum Command {
     /// Bring protoc, nats-server, etcd, etcdctl and cargo-deny into target/tools
     Tools,
+    /// Measure the farm and write docs/benchmarks.md
+    Bench(bench::Arguments),
     /// Start a farm on this machine, seal sectors, show how it goes
     Demo(demo::Arguments),
     /// Check format, lints, documentation, dependencies, licences and who imports whom
@@ -35,6 +38,7 @@ fn main() -> Result<()> {
             eprintln!("tools: all are in {}", tools.bin().display());
             Ok(())
         }
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Lint => lint::run(),
         Command::Test(arguments) => test::run(&arguments),

@@ -59,12 +59,12 @@ impl Finished {
     /// Its standard output, if it ended well.
     ///
     /// # Errors
-    /// When its exit status is not zero; the message holds its standard error.
+    /// When its exit status is not zero; the message holds the last lines of its standard error.
     pub fn success(self) -> Result<String> {
         if self.status.success() {
             return Ok(self.stdout);
         }
-        bail!("{}: {}", self.status, self.stderr.trim_end())
+        bail!("{}: {}", self.status, last_lines(&self.stderr))
     }
 }
 
@@ -272,8 +272,7 @@ impl Log {
     fn tail(&self) -> Result<String> {
         let length = fs::metadata(&self.path)?.len();
         let text = self.read_from(length.saturating_sub(TAIL_BYTES).max(self.start))?;
-        let lines: Vec<_> = text.lines().collect();
-        Ok(lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n"))
+        Ok(last_lines(&text))
     }
 
     fn read_from(&self, offset: u64) -> Result<String> {
@@ -286,6 +285,11 @@ impl Log {
             .with_context(|| format!("cannot read the log {}", self.path.display()))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
+}
+
+fn last_lines(text: &str) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }
 
 fn spawn_guard() -> std::io::Result<Child> {
