@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::phase::{self, Attempt, Opened};
+use crate::phase::{self, Opened};
 use crate::prover::null::NullProver;
 
 /// Hears how far a phase is: 0 to 1. Called from the task that awaits the phase; must not block.
@@ -142,7 +142,7 @@ impl PhaseRunner for InProcessRunner {
             ));
         }
         let left = time_left(task, self.clock.now())?;
-        let attempt: Attempt = match phase::open(store, task, &self.worker, Uuid::new_v4())? {
+        let attempt = match phase::open(store, task, &self.worker, Uuid::new_v4())? {
             Opened::Answered(done) => return Ok(done),
             Opened::Run(attempt) => attempt,
         };

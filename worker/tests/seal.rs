@@ -1,5 +1,7 @@
 //! The `seal` command of the built binary, with real proofs of 2 KiB sectors up to pre-commit 2.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};

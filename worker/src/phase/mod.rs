@@ -39,7 +39,7 @@ pub enum Opened {
     /// The manifest has the answer.
     Answered(PhaseDone),
     /// It has to be run.
-    Run(Attempt),
+    Run(Box<Attempt>),
 }
 
 /// An attempt whose inputs are checked. Dropping it leaves the store as it was.
@@ -82,13 +82,13 @@ pub fn open(store: &Store, task: &Task, worker: &WorkerId, attempt: Uuid) -> Res
         store.expect_room_for(size).map_err(|e| store_failure(&e))?;
     }
     let dir = AttemptDir::create(store, sector, attempt).map_err(|e| store_failure(&e))?;
-    Ok(Opened::Run(Attempt {
+    Ok(Opened::Run(Box::new(Attempt {
         store: store.clone(),
         task: task.clone(),
         worker: worker.clone(),
         manifest,
         dir,
-    }))
+    })))
 }
 
 /// The manifest a task may go on from, its fence raised to the job's; a new one where it starts over.

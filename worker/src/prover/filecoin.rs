@@ -316,7 +316,7 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
 
 /// A failure of upstream: the disk's where an IO error is at the bottom of it, otherwise its own.
 fn upstream_failure(what: &str, error: &anyhow::Error) -> Failure {
-    let class = match error.chain().any(|cause| cause.is::<io::Error>()) {
+    let class = match error.chain().any(<dyn std::error::Error>::is::<io::Error>) {
         true => FailureClass::Infra,
         false => FailureClass::Compute,
     };
