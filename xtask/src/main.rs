@@ -6,6 +6,8 @@ mod demo;
 mod lint;
 mod test;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::tools::{self, Tool};
@@ -31,8 +33,18 @@ enum Command {
     Test(test::Arguments),
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().command {
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Tools => {
             let tools = tools::bring(&Tool::ALL)?;
             eprintln!("tools: all are in {}", tools.bin().display());
