@@ -2,6 +2,7 @@
 
 mod client;
 mod config;
+mod hub_config;
 mod init;
 pub mod repo;
 mod run;
@@ -59,6 +60,8 @@ enum Command {
     /// The configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Writes the hub's NATS configuration and the keys of its users.
+    HubConfig(hub_config::HubConfigArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -120,6 +123,7 @@ impl Cli {
         let repo = Repo::at(self.repo)?;
         match self.command {
             Command::Init(args) => init::run(&repo, *args),
+            Command::HubConfig(args) => hub_config::run(args),
             Command::Run => block_on(run::run(repo)),
             Command::Config(command) => config::run(&repo, &command),
             Command::Info { json } => block_on(show::info(&repo, json)),

@@ -36,7 +36,8 @@ impl Repo {
             ExitError::new(ExitCode::Usage, "no home directory is known to keep the repository in")
                 .next("give --repo DIR, or set LOTUS_STORAGE_PATH")
         };
-        dir.map(|dir| Self { dir }).ok_or_else(missing)
+        // Whole, so that messages name it whatever directory they are read in.
+        dir.map(|dir| Self { dir: std::path::absolute(&dir).unwrap_or(dir) }).ok_or_else(missing)
     }
 
     /// The directory.

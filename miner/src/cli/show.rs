@@ -53,7 +53,7 @@ pub(super) async fn sectors(repo: &Repo, json: bool) -> Result<(), ExitError> {
             row.prover.to_string(),
             row.comm_r.map_or_else(String::new, |comm_r| format!("{}…", &comm_r.to_string()[..12])),
             row.proof_bytes.map_or_else(String::new, |bytes| bytes.to_string()),
-            format!("{:.1}", row.phases.values().map(|phase| phase.seconds).sum::<f64>()),
+            format!("{:.1}", row.phases.values().fold(0.0, |sum, phase| sum + phase.seconds)),
             moment(row.updated),
             row.reason.clone().unwrap_or_default(),
         ]);
