@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, ConnectOptions, Event};
+pub use async_nats::Client;
+use async_nats::{ConnectOptions, Event};
 
 /// The oldest server the farm works with: older ones silently drop settings they do not know.
 pub const SERVER_VERSION_MIN: (i64, i64) = (2, 11);

@@ -63,6 +63,7 @@ pub async fn suite(bus: Arc<dyn Bus>, prefix: &str) -> Result<()> {
         ("an entry changes by compare-and-set", Box::pin(an_entry_changes_by_compare_and_set(bench()))),
         ("entries are all there", Box::pin(entries_are_all_there(bench()))),
         ("what is told is heard by listeners", Box::pin(what_is_told_is_heard_by_listeners(bench()))),
+        ("a question is answered", Box::pin(a_question_is_answered(bench()))),
         ("a question without an answerer fails soon", Box::pin(a_question_without_an_answerer(bench()))),
     ];
     let run =
@@ -549,6 +550,27 @@ async fn a_question_without_an_answerer(b: Bench) -> Result<()> {
     let start = Instant::now();
     let answer = b.bus.ask(b.message("x", ""), PATIENCE).await;
     ensure!(matches!(answer, Err(BusError::Unavailable { .. })), "it answered {answer:?}");
+    ensure!(start.elapsed() < PATIENCE, "it took {:?}", start.elapsed());
+    Ok(())
+}
+
+async fn a_question_is_answered(b: Bench) -> Result<()> {
+    let mut heard = b.bus.listen(&b.subject("join")).await?;
+    let answerer = async {
+        let question = heard.next().await.context("the listener ended")?;
+        let answer = question.answer(Bytes::from_static(b"welcome")).context("no way to answer")?;
+        Ok::<_, anyhow::Error>(b.bus.tell(answer).await?)
+    };
+    let (answer, answered) = tokio::join!(b.bus.ask(b.message("join", ""), PATIENCE), answerer);
+    answered?;
+    ensure!(answer?.payload == "welcome");
+    b.bus.tell(b.message("join", "")).await?;
+    let told = heard.next().await.context("the listener ended")?;
+    ensure!(told.answer(Bytes::new()).is_none(), "nobody waits for an answer to what is only told");
+
+    let start = Instant::now();
+    let answer = b.bus.ask(b.message("join", ""), QUIET).await;
+    ensure!(matches!(answer, Err(BusError::Unavailable { .. })), "unanswered, it gave {answer:?}");
     ensure!(start.elapsed() < PATIENCE, "it took {:?}", start.elapsed());
     Ok(())
 }

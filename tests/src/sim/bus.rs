@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
-use sealfarm_nats::bus::{Acknowledge, Bus, BusError, Delivery, Entry, Message, Published};
+use sealfarm_nats::bus::{Acknowledge, Bus, BusError, Delivery, Entry, Message, Published, REPLY_TO};
 use sealfarm_nats::streams::{BucketSpec, ConsumerSpec, StreamSpec};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -198,10 +198,19 @@ impl Bus for SimBus {
         Ok(stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver))).boxed())
     }
 
-    async fn ask(&self, message: Message, _wait: Duration) -> Result<Message, BusError> {
+    async fn ask(&self, message: Message, wait: Duration) -> Result<Message, BusError> {
         let action = format!("ask {}", message.subject);
+        let silent =
+            |reason: &str| BusError::Unavailable { action: action.clone(), reason: reason.to_owned() };
         let operation = async {
-            Err(BusError::Unavailable { action: action.clone(), reason: "nobody answers there".to_owned() })
+            let inbox = self.server.new_inbox();
+            let mut answers = self.listen(&inbox).await?;
+            let question = Message { headers: message.headers.with(REPLY_TO, inbox), ..message };
+            if self.server.lock().tell(&question) == 0 {
+                return Err(silent("no responders"));
+            }
+            let answer = tokio::time::timeout(wait, answers.next()).await;
+            answer.ok().flatten().ok_or_else(|| silent("timed out"))
         };
         self.link.carry(&action, operation).await
     }

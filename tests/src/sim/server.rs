@@ -1,6 +1,7 @@
 //! A simulated NATS account: its streams, buckets and listeners.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -20,6 +21,7 @@ pub(super) const LISTENER_MESSAGES_MAX: usize = 65_536;
 pub struct SimServer {
     state: Mutex<State>,
     changed: Notify,
+    inboxes: AtomicU64,
 }
 
 #[derive(Default)]
@@ -69,6 +71,11 @@ impl SimServer {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // No operation panics half-way; the state behind a poisoned lock is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A subject nobody else uses.
+    pub(super) fn new_inbox(&self) -> String {
+        format!("_INBOX.{}", self.inboxes.fetch_add(1, Ordering::Relaxed))
     }
 
     pub(super) fn changed(&self) -> &Notify {
