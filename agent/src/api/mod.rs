@@ -1,0 +1,143 @@
+//! The agent's JSON-RPC methods, and what they answer.
+
+use std::collections::BTreeMap;
+
+use sealfarm_common::commitment::CommR;
+use sealfarm_common::exit::{ExitCode, ExitError};
+use sealfarm_common::job::Fence;
+use sealfarm_common::manifest::Manifest;
+use sealfarm_common::membership::{AgentInfo, FarmInfo};
+use sealfarm_common::rpc::Methods;
+use sealfarm_common::sector::{ProverKind, SectorNumber};
+use sealfarm_common::store::{Store, StoreError};
+use sealfarm_common::task::{TaskKind, TaskOutput};
+use sealfarm_common::token::Permission;
+use serde::{Deserialize, Serialize};
+
+use crate::driver::Handle;
+use crate::flights::TaskRow;
+use crate::site::WorkerRow;
+
+/// Names of the methods, for both sides.
+pub mod method {
+    /// Answers [`super::Overview`].
+    pub const INFO: &str = "Sealfarm.AgentInfo";
+    /// Answers the [`super::WorkerRow`]s.
+    pub const WORKERS: &str = "Sealfarm.WorkersList";
+    /// Answers the [`super::TaskRow`]s.
+    pub const TASKS: &str = "Sealfarm.TasksList";
+    /// Answers the [`super::StoreRow`]s.
+    pub const STORE: &str = "Sealfarm.StoreList";
+}
+
+/// What `info` shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overview {
+    /// What the agent says of itself in etcd.
+    #[serde(flatten)]
+    pub agent: AgentInfo,
+    /// What the farm agreed on.
+    pub farm: FarmInfo,
+    /// The store's directory.
+    pub store: String,
+    /// Jobs in custody.
+    pub jobs_in_custody: usize,
+    /// Jobs and results that were outdated, since the start.
+    pub dropped: u64,
+}
+
+/// A sector in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreRow {
+    /// Its number.
+    pub sector: SectorNumber,
+    /// The highest fence it was written under.
+    pub fence: Fence,
+    /// The real prover or the null one.
+    pub prover: ProverKind,
+    /// The finished phases, with the worker of each.
+    pub phases: BTreeMap<TaskKind, String>,
+    /// The replica's commitment, where there is one.
+    pub comm_r: Option<CommR>,
+    /// Bytes of the recorded files.
+    pub bytes: u64,
+}
+
+impl StoreRow {
+    fn of(manifest: &Manifest) -> Self {
+        let comm_r = manifest.phases.values().find_map(|record| match record.output {
+            TaskOutput::Replicated { comm_r, .. } => Some(comm_r),
+            _ => None,
+        });
+        // A later phase may record a file again: each path counts once.
+        let files: BTreeMap<&str, u64> = manifest
+            .phases
+            .values()
+            .flat_map(|record| &record.files)
+            .map(|file| (file.path.as_str(), file.bytes))
+            .collect();
+        Self {
+            sector: manifest.sector.number,
+            fence: manifest.fence,
+            prover: manifest.sealing.prover,
+            phases: manifest.phases.iter().map(|(kind, record)| (*kind, record.worker.to_string())).collect(),
+            comm_r,
+            bytes: files.values().sum(),
+        }
+    }
+}
+
+/// What the store knows, by sector.
+///
+/// # Errors
+/// When the directory or one of the manifests cannot be read.
+pub fn store_rows(store: &Store) -> Result<Vec<StoreRow>, StoreError> {
+    let mut manifests = store.manifests()?;
+    manifests.sort_by_key(|manifest| manifest.sector);
+    Ok(manifests.iter().map(StoreRow::of).collect())
+}
+
+/// A store's error with its exit code; its message already says what to do.
+pub fn store_error(error: StoreError) -> ExitError {
+    ExitError::new(ExitCode::Store, error.to_string())
+}
+
+fn overview(handle: &Handle) -> Overview {
+    Overview {
+        agent: handle.info().borrow().clone(),
+        farm: handle.farm().clone(),
+        store: handle.store().root().display().to_string(),
+        jobs_in_custody: handle.jobs_in_custody(),
+        dropped: handle.dropped(),
+    }
+}
+
+async fn read_store(store: Store) -> Result<Vec<StoreRow>, ExitError> {
+    // A full store has thousands of manifests.
+    match tokio::task::spawn_blocking(move || store_rows(&store)).await {
+        Ok(rows) => rows.map_err(store_error),
+        Err(error) => {
+            Err(ExitError::new(ExitCode::Failure, "reading the store was interrupted").because(error))
+        }
+    }
+}
+
+/// The methods of a running agent.
+pub fn methods(handle: &Handle) -> Methods {
+    let (info, workers, tasks, store) =
+        (handle.clone(), handle.clone(), handle.clone(), handle.store().clone());
+    Methods::new()
+        .with(method::INFO, Permission::Read, move |(): ()| {
+            let answer = overview(&info);
+            async move { Ok::<Overview, ExitError>(answer) }
+        })
+        .with(method::WORKERS, Permission::Read, move |(): ()| {
+            let answer = workers.workers();
+            async move { Ok::<Vec<WorkerRow>, ExitError>(answer) }
+        })
+        .with(method::TASKS, Permission::Read, move |(): ()| {
+            let answer = tasks.tasks();
+            async move { Ok::<Vec<TaskRow>, ExitError>(answer) }
+        })
+        .with(method::STORE, Permission::Read, move |(): ()| read_store(store.clone()))
+}

@@ -1,0 +1,130 @@
+//! The command line. Data goes to stdout, everything else to stderr; one file a subcommand.
+
+mod config;
+mod init;
+mod run;
+mod show;
+mod site_config;
+
+use std::future::Future;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use sealfarm_common::exit::{self, ExitCode, ExitError};
+use sealfarm_common::telemetry::{self, LogFormat};
+use serde::Serialize;
+
+/// The agent: takes a site's jobs into custody and fans them out to its workers.
+///
+/// Exit codes: 0 done, 1 failure, 2 wrong command line, 3 bad input, 4 NATS, etcd or the agent cannot
+/// be reached, 5 not found (no such farm), 6 refused, 7 port in use, 8 store missing, read-only or too
+/// small.
+#[derive(Debug, Parser)]
+#[command(name = "sealfarm-agent", version, propagate_version = true)]
+pub struct Cli {
+    /// The agent's repository [default: ~/.lotusagent].
+    #[arg(long, global = true, value_name = "DIR", env = "LOTUS_AGENT_PATH")]
+    repo: Option<PathBuf>,
+    /// What to log: a level, or a filter such as `info,sealfarm_agent=debug`.
+    #[arg(long, global = true, value_name = "FILTER")]
+    log_level: Option<String>,
+    /// How to log: `text` or `json`.
+    #[arg(long, global = true, value_name = "FORMAT", default_value_t)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Makes a new repository: configuration, token, and the site's sector store.
+    Init(Box<init::InitArgs>),
+    /// Runs the agent until it is told to stop.
+    Run,
+    /// The running agent at a glance.
+    Info(JsonFlag),
+    /// Workers of the site.
+    #[command(subcommand)]
+    Workers(List),
+    /// Tasks of the site.
+    #[command(subcommand)]
+    Tasks(List),
+    /// Sectors in the site's store.
+    #[command(subcommand)]
+    Store(List),
+    /// The configuration.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Writes a NATS server configuration for the site, with credentials for its agent and its workers.
+    SiteConfig(site_config::SiteConfigArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum List {
+    /// Lists them.
+    List(JsonFlag),
+}
+
+#[derive(Debug, Clone, Copy, clap::Args)]
+struct JsonFlag {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Carries a command line out and gives the code to exit with.
+pub fn main(cli: Cli) -> std::process::ExitCode {
+    match cli.run() {
+        Ok(()) => ExitCode::Ok.into(),
+        Err(error) => exit::report(&error),
+    }
+}
+
+impl Cli {
+    fn run(self) -> Result<(), ExitError> {
+        telemetry::start(self.log_level.as_deref(), self.log_format)
+            .map_err(|e| ExitError::new(ExitCode::Usage, e.to_string()))?;
+        let repo = repo_dir(self.repo)?;
+        match self.command {
+            Command::Init(args) => init::run(&repo, *args),
+            Command::Run => block_on(run::run(&repo)),
+            Command::Info(flag) => block_on(show::info(&repo, flag.json)),
+            Command::Workers(List::List(flag)) => block_on(show::workers(&repo, flag.json)),
+            Command::Tasks(List::List(flag)) => block_on(show::tasks(&repo, flag.json)),
+            Command::Store(List::List(flag)) => show::store(&repo, flag.json),
+            Command::Config(command) => config::run(&repo, &command),
+            Command::SiteConfig(args) => site_config::run(args),
+        }
+    }
+}
+
+fn repo_dir(given: Option<PathBuf>) -> Result<PathBuf, ExitError> {
+    let dir = given.or_else(|| std::env::home_dir().map(|home| home.join(".lotusagent")));
+    let dir = dir.ok_or_else(|| {
+        ExitError::new(ExitCode::Usage, "no home directory is known to keep the repository in")
+            .next("give --repo DIR, or set LOTUS_AGENT_PATH")
+    })?;
+    absolute(&dir)
+}
+
+/// A path that means the same from every directory.
+fn absolute(path: &std::path::Path) -> Result<PathBuf, ExitError> {
+    std::path::absolute(path).map_err(|e| {
+        ExitError::new(ExitCode::BadInput, format!("`{}` is no path", path.display())).because(e)
+    })
+}
+
+fn block_on(work: impl Future<Output = Result<(), ExitError>>) -> Result<(), ExitError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| ExitError::new(ExitCode::Failure, "cannot start the runtime").because(e))?
+        .block_on(work)
+}
+
+fn print_json(value: &impl Serialize) -> Result<(), ExitError> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| ExitError::new(ExitCode::Failure, "the answer does not encode").because(e))?;
+    println!("{text}");
+    Ok(())
+}

@@ -1,0 +1,300 @@
+//! `sealfarm-agent run`: bind, open, connect, begin, serve; and end in order.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use sealfarm_common::clock::Clock;
+use sealfarm_common::configuration::Loaded;
+use sealfarm_common::etcd::{DEFAULT_TTL, Etcd, EtcdError, RegistrationHandle};
+use sealfarm_common::exit::{ExitCode, ExitError};
+use sealfarm_common::job::AgentId;
+use sealfarm_common::membership::FarmInfo;
+use sealfarm_common::rpc;
+use sealfarm_common::sector::{MinerId, ProverKind};
+use sealfarm_common::shutdown;
+use sealfarm_common::store::Store;
+use sealfarm_common::token::ApiAddress;
+use sealfarm_nats::connect::{self, ConnectError, NatsAddress};
+use sealfarm_nats::jetstream::JetStreamBus;
+use sealfarm_nats::service::{self, Registered};
+use sealfarm_nats::subjects::{Hub, Site};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::config;
+use crate::api::{self, store_error};
+use crate::driver::{Driver, DriverError, Handle, Parts};
+use crate::settings::{self, Settings};
+
+/// An agent may be started before its miner: the farm's facts are waited for this long.
+const FARM_WITHIN: Duration = Duration::from_secs(30);
+/// Between two looks for them.
+const FARM_AGAIN: Duration = Duration::from_millis(500);
+/// What is in hand at the end gets so long; a pull that waits for messages is part of it.
+const END_WITHIN: Duration = Duration::from_secs(15);
+
+/// Runs the agent until a signal.
+pub(super) async fn run(repo: &Path) -> Result<(), ExitError> {
+    let loaded = settings::load(repo).map_err(config::refused)?;
+    let stop = shutdown::on_signals()
+        .map_err(|e| ExitError::new(ExitCode::Failure, "cannot catch signals").because(e))?;
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Ok(()),
+        agent = Box::pin(Agent::start(repo, &loaded)) => Box::pin(agent?.run(repo, &stop)).await,
+    }
+}
+
+/// An agent whose parts all stand.
+struct Agent {
+    id: AgentId,
+    farm: FarmInfo,
+    etcd: Etcd,
+    hub: connect::Client,
+    site: connect::Client,
+    handle: Handle,
+    driver: Pin<Box<dyn Future<Output = Result<(), DriverError>> + Send>>,
+    listeners: Listeners,
+}
+
+impl Agent {
+    /// Checks and connects everything; the first thing that is wrong ends it.
+    async fn start(repo: &Path, loaded: &Loaded<Settings>) -> Result<Self, ExitError> {
+        let settings = &loaded.value;
+        let (id, miner) =
+            (settings.agent().map_err(config::refused)?, settings.miner().map_err(config::refused)?);
+        let limits = settings.limits().map_err(config::refused)?;
+        let endpoints = settings.seal_agent.endpoints(loaded.file.as_deref()).map_err(config::refused)?;
+        let listeners = Listeners::bind(loaded).await?;
+        let store = Store::open(&settings.store_path(repo)).map_err(store_error)?;
+        store.expect_owner(miner, &id).map_err(store_error)?;
+
+        let etcd = Etcd::connect(&endpoints).await.map_err(no_etcd)?;
+        let farm = farm(&etcd, miner).await?;
+        store.expect_room_for(farm.sector_size).map_err(store_error)?;
+        if farm.prover == ProverKind::Null {
+            tracing::warn!("the farm uses the null prover: nothing it seals is proved");
+        }
+        let hub = nats(&settings.hub_address(repo, miner, &id), "Hub").await?;
+        let site = nats(&settings.site_address(repo), "Site").await?;
+        let (handle, driver) = Driver::new(Parts {
+            hub: Arc::new(JetStreamBus::new(hub.clone(), 1)),
+            site_bus: Arc::new(JetStreamBus::new(site.clone(), 1)),
+            store,
+            agent: id.clone(),
+            farm: farm.clone(),
+            clock: Clock::system(),
+            limits,
+            serve: listeners.serve.to_string(),
+        });
+        Ok(Self { id, farm, etcd, hub, site, handle, driver: Box::pin(driver), listeners })
+    }
+
+    /// Works and serves until `stop`, then ends in order.
+    async fn run(self, repo: &Path, stop: &CancellationToken) -> Result<(), ExitError> {
+        let Self { id, farm, etcd, hub, site, handle, driver, listeners } = self;
+        let mut driving = tokio::spawn(driver);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            ended = &mut driving => return driver_ended(ended),
+            _ = handle.ready() => {}
+        }
+        let registration =
+            etcd.register(farm.miner, handle.info().borrow().clone(), DEFAULT_TTL, stop.clone());
+        let telling = tokio::spawn(tell(handle.clone(), registration.handle()));
+        let services = register_services(&hub, &site, &id, &farm).await;
+        let secret = rpc::ensure_secret(repo)?;
+        rpc::publish_address(repo, &ApiAddress::of_socket(listeners.api))?;
+        let router = rpc::router(Arc::new(api::methods(&handle)), secret, Arc::new(|| Ok(())));
+        let serving = listeners.serve(router, stop);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            present = registration.registered() => if present {
+                tracing::info!(agent = %id, miner = %farm.miner, sector_size = %farm.sector_size, prover = %farm.prover, "serving");
+                eprintln!("ready");
+            },
+        }
+        let outcome = tokio::select! {
+            biased;
+            () = stop.cancelled() => Ok(()),
+            ended = &mut driving => {
+                stop.cancel();
+                driver_ended(ended)
+            }
+        };
+        // First nothing new is placed here, then what is in hand comes to its end.
+        telling.abort();
+        shutdown::drain("the registration", END_WITHIN, registration.ended()).await;
+        handle.stop();
+        if outcome.is_ok() {
+            shutdown::drain("the driver", END_WITHIN, driving).await;
+        }
+        for service in services {
+            service.unregister().await;
+        }
+        serving.await;
+        outcome
+    }
+}
+
+fn driver_ended(ended: Result<Result<(), DriverError>, tokio::task::JoinError>) -> Result<(), ExitError> {
+    match ended {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(ExitError::new(ExitCode::Refused, error.to_string())),
+        Err(error) => Err(ExitError::new(ExitCode::Failure, "the agent's driver broke down").because(error)),
+    }
+}
+
+/// Carries what the driver says of the agent to etcd.
+async fn tell(handle: Handle, registration: RegistrationHandle) {
+    let mut info = handle.info();
+    loop {
+        let now = info.borrow_and_update().clone();
+        registration.update(|told| *told = now);
+        if info.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What the farm agreed on, once the miner has written it.
+async fn farm(etcd: &Etcd, miner: MinerId) -> Result<FarmInfo, ExitError> {
+    let started = Instant::now();
+    loop {
+        if let Some(farm) = etcd.farm(miner).await.map_err(no_etcd)? {
+            // The sector size and the prover are the farm's to say; what this build speaks is not.
+            let spoken = FarmInfo {
+                schema: FarmInfo::SCHEMA,
+                miner,
+                proof: farm.sector_size.seal_proof(),
+                ..farm.clone()
+            };
+            return match farm.mismatch(&spoken) {
+                None => Ok(farm),
+                Some(difference) => {
+                    let endpoints = etcd.endpoints().to_owned();
+                    Err(no_etcd(EtcdError::Mismatch { miner, endpoints, difference }))
+                }
+            };
+        }
+        if started.elapsed() >= FARM_WITHIN {
+            let error = EtcdError::NoFarm { miner, endpoints: etcd.endpoints().to_owned() };
+            let waited = FARM_WITHIN.as_secs();
+            return Err(ExitError::new(
+                ExitCode::NotFound,
+                format!("{error}: its miner has not been started (waited {waited} s)"),
+            )
+            .next(error.next_step().unwrap_or_default()));
+        }
+        if started.elapsed() < FARM_AGAIN {
+            tracing::info!(%miner, "etcd knows no farm of this miner yet; waiting for it to be started");
+        }
+        tokio::time::sleep(FARM_AGAIN).await;
+    }
+}
+
+fn no_etcd(error: EtcdError) -> ExitError {
+    let exit = ExitError::new(error.exit_code(), error.to_string());
+    match error.next_step() {
+        Some(next) => exit.next(next),
+        None => exit,
+    }
+}
+
+async fn nats(address: &NatsAddress, section: &str) -> Result<connect::Client, ExitError> {
+    connect::connect(address).await.map_err(|error| {
+        let (code, next) = match &error {
+            ConnectError::Unreachable { .. } => {
+                (ExitCode::Unreachable, format!("start the server, or correct [{section}] Url"))
+            }
+            ConnectError::Denied { .. } => {
+                (ExitCode::Refused, format!("check [{section}] Credentials and the server's list of users"))
+            }
+            ConnectError::Credentials { .. } => {
+                (ExitCode::BadInput, format!("correct [{section}] Credentials"))
+            }
+            ConnectError::TooOld { .. } => (ExitCode::Refused, "upgrade nats-server".to_owned()),
+        };
+        ExitError::new(code, error.to_string()).next(next)
+    })
+}
+
+/// Shows the agent to `nats micro` on both servers; without it everything else still works.
+async fn register_services(
+    hub: &connect::Client,
+    site: &connect::Client,
+    id: &AgentId,
+    farm: &FarmInfo,
+) -> Vec<Registered> {
+    let metadata: HashMap<String, String> = [
+        ("agent", id.to_string()),
+        ("miner", farm.miner.to_string()),
+        ("sector-size", farm.sector_size.to_string()),
+        ("prover", farm.prover.to_string()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect();
+    let places =
+        [(hub, Hub(farm.miner).agent_control(id)), (site, format!("{}.agent", Site(id.clone()).control()))];
+    let mut registered = Vec::new();
+    for (client, control) in places {
+        let description = "takes a site's jobs into custody and fans them out to its workers";
+        match service::register(client, "sealfarm-agent", description, &control, metadata.clone()).await {
+            Ok(service) => registered.push(service),
+            Err(error) => tracing::warn!(%error, control, "not registered as a NATS service"),
+        }
+    }
+    registered
+}
+
+/// The ports of the agent.
+struct Listeners {
+    api: SocketAddr,
+    serve: SocketAddr,
+    bound: Vec<TcpListener>,
+}
+
+impl Listeners {
+    async fn bind(loaded: &Loaded<Settings>) -> Result<Self, ExitError> {
+        let settings = &loaded.value;
+        let bad = |error: &dyn std::fmt::Display| ExitError::new(ExitCode::BadInput, error.to_string());
+        let api = settings.api.listen_address.socket_addr().map_err(|e| bad(&e))?;
+        let serve = settings.seal_agent.serve_addresses(loaded.file.as_deref()).map_err(config::refused)?.api;
+        let local = rpc::bind(api)
+            .await
+            .map_err(|e| e.next("change [API] ListenAddress, or stop whoever has the port"))?;
+        let api = local.local_addr().map_err(|e| bad(&e))?;
+        let mut bound = vec![local];
+        if serve != api {
+            let advertised = rpc::bind(serve).await.map_err(|e| {
+                e.next("change [SealAgent] ServeIP or ServePort, or stop whoever has the port")
+            })?;
+            bound.push(advertised);
+        }
+        Ok(Self { api, serve, bound })
+    }
+
+    /// Serves the API on all of them; the future ends with the last.
+    fn serve(self, router: Router, stop: &CancellationToken) -> impl Future<Output = ()> {
+        let mut serving = JoinSet::new();
+        for listener in self.bound {
+            serving.spawn(rpc::serve(listener, router.clone(), stop.clone()));
+        }
+        async move {
+            while let Some(ended) = serving.join_next().await {
+                if let Ok(Err(error)) = ended {
+                    tracing::error!(%error, "a port is not served any more");
+                }
+            }
+        }
+    }
+}

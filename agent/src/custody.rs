@@ -1,0 +1,227 @@
+//! Taking a job into custody: stored at the site as its first task, and only then acknowledged.
+//!
+//! Killed between any two steps, the job is delivered again and every step repeats without harm: a task
+//! and a result have ids that follow from what they are.
+
+use std::time::Duration;
+
+use sealfarm_common::failure::{Failure, FailureClass};
+use sealfarm_common::job::{Job, JobKind, JobOutput, Outcome};
+use sealfarm_common::manifest::Manifest;
+use sealfarm_common::retry::Backoff;
+use sealfarm_common::task::{Task, TaskKind};
+use sealfarm_nats::bus::{Bus, BusError, Delivery, Published};
+use sealfarm_nats::consume;
+use sealfarm_nats::subjects::Site;
+use sealfarm_nats::wire;
+
+use crate::driver::Shared;
+use crate::plan::{self, Collision, Line, Next};
+
+/// How long a job waits that cannot be taken now; its deliveries last for hours.
+const JOB_AGAIN: Backoff = Backoff { initial: Duration::from_secs(5), ceiling: Duration::from_secs(900) };
+/// A full queue place that turns out empty is tried again so often.
+const PLACE_TRIES: u32 = 3;
+/// Rounds skipped at most to find one that was not published lately.
+const ROUNDS_SKIPPED_MAX: u32 = 16;
+
+/// What became of a task that was to be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Placed {
+    /// It is in the queue, or was and has been answered.
+    Stored,
+    /// Another task of this sector and kind has to leave the queue first.
+    InTheWay,
+    /// The sector has gone on under a higher fence.
+    Outdated,
+}
+
+/// Publishes a task. With `anew`, a round whose id the stream has seen lately is skipped.
+pub(crate) async fn place(
+    bus: &dyn Bus,
+    site: &Site,
+    mut task: Task,
+    anew: bool,
+) -> Result<(Placed, Task), BusError> {
+    let mut skipped = 0;
+    let mut tries = 0;
+    while tries < PLACE_TRIES {
+        match bus.publish(task_message(site, &task)?).await? {
+            Published::Duplicate if anew && skipped < ROUNDS_SKIPPED_MAX => {
+                task = task.again(false);
+                skipped += 1;
+            }
+            Published::Stored(_) | Published::Duplicate => return Ok((Placed::Stored, task)),
+            Published::AlreadyQueued => {
+                tries += 1;
+                let subject = site.task(task.task, task.job.sector.number);
+                let stored = bus.stored(&site.tasks_stream(), &subject, 1).await?;
+                let Some(stored) = stored.first() else { continue };
+                let placed = match wire::decode::<Task>(&stored.payload) {
+                    Ok(stored) => match plan::collision(&stored, &task) {
+                        Collision::Placed => Placed::Stored,
+                        Collision::InTheWay => Placed::InTheWay,
+                        Collision::Outdated => Placed::Outdated,
+                    },
+                    // Whoever pulls it sets it aside.
+                    Err(_) => Placed::InTheWay,
+                };
+                return Ok((placed, task));
+            }
+        }
+    }
+    Ok((Placed::InTheWay, task))
+}
+
+fn task_message(site: &Site, task: &Task) -> Result<sealfarm_nats::bus::Message, BusError> {
+    wire::task_message(site, task).map_err(|e| BusError::Refused {
+        action: format!("encode task {}", task.task),
+        reason: e.to_string(),
+    })
+}
+
+impl Shared {
+    /// Deals with one delivery from the hub's queue of jobs.
+    pub(crate) async fn take(&self, delivery: Delivery) {
+        let dead = self.hub_names().dead_jobs_of(self.agent());
+        let Some(job) = consume::decode_or_bury::<Job>(self.hub(), &delivery, &dead).await else { return };
+        let expected = self.hub_names().job(self.agent(), job.kind(), job.sector.number);
+        if delivery.message.subject != expected {
+            let reason = format!("the payload is a job for {expected}");
+            return consume::bury(self.hub(), &delivery, &dead, &reason).await;
+        }
+        if let Err(reason) = self.try_take(&job, &delivery).await {
+            self.hand_back(&job, &delivery, &dead, &reason).await;
+        }
+    }
+
+    /// Takes a job, or says why it has to wait.
+    async fn try_take(&self, job: &Job, delivery: &Delivery) -> Result<(), String> {
+        let manifest = self.store().manifest(job.sector).map_err(|e| e.to_string())?;
+        let next = match plan::refusal(job, self.farm()) {
+            Some(failure) => Next::Refuse(failure),
+            None => plan::plan(job, manifest.as_ref(), self.now()),
+        };
+        match next {
+            Next::Task(kind) => self.begin(job, kind).await?,
+            Next::Done(output) => self.finish(job, manifest.as_ref(), Outcome::Done(output)).await?,
+            Next::Refuse(failure) => {
+                tracing::warn!(sector = %job.sector.number, job = %job.id, %failure, "job refused");
+                self.finish(job, manifest.as_ref(), Outcome::Failed(failure)).await?;
+            }
+            Next::Outdated { manifest } => {
+                self.drop_outdated(job, &format!("its fence is {}, the store is at {manifest}", job.fence));
+            }
+        }
+        delivery.ack().await.unwrap_or_else(|error| {
+            tracing::debug!(%error, job = %job.id, "not acknowledged yet; it comes again and is recognised");
+        });
+        Ok(())
+    }
+
+    /// Stores the job as a task of the site.
+    async fn begin(&self, job: &Job, kind: TaskKind) -> Result<(), String> {
+        self.expect_place_for(job)?;
+        // Counted before it is stored, so that two jobs at once cannot both take the last place.
+        let was_known = self.begin_flight(job);
+        let task = Task::new(job.clone(), kind, 0);
+        match place(self.site_bus(), self.site(), task, false).await {
+            Ok((Placed::Stored, task)) => {
+                self.note_queued(&task);
+                if !was_known {
+                    tracing::info!(sector = %job.sector.number, job = %job.id, kind = %job.kind(), first = %kind, "job in custody");
+                }
+                let text = format!("{} in custody of {}, from {kind} on", job.kind(), self.agent());
+                let line =
+                    Line { what: format!("{}.custody", job.kind()), id: format!("custody {}", job.id), text };
+                self.post_line(job, line).await
+            }
+            Ok((Placed::InTheWay, _)) => {
+                self.give_up_flight(job, was_known);
+                Err(format!("an older {kind} task of this sector has not left the queue"))
+            }
+            Ok((Placed::Outdated, _)) => {
+                self.give_up_flight(job, was_known);
+                self.drop_outdated(job, "a task of a higher fence is queued");
+                Ok(())
+            }
+            Err(error) => {
+                self.give_up_flight(job, was_known);
+                Err(error.to_string())
+            }
+        }
+    }
+
+    fn give_up_flight(&self, job: &Job, was_known: bool) {
+        if !was_known {
+            self.end_flight(job.id);
+        }
+    }
+
+    /// Whether another sector can begin here. A sector that is here already always goes on.
+    fn expect_place_for(&self, job: &Job) -> Result<(), String> {
+        if job.kind() != JobKind::PreCommit || self.in_custody(job.id) {
+            return Ok(());
+        }
+        if self.draining() {
+            return Err("the agent is draining".to_owned());
+        }
+        let (sealing, most) = (self.sectors_sealing(), self.limits().sectors_in_flight_max as usize);
+        if sealing >= most {
+            return Err(format!("{sealing} sectors are being sealed and MaxSectorsInFlight is {most}"));
+        }
+        // What those under way have yet to write is not known here: a whole sector is kept free for each.
+        let size = self.farm().sector_size;
+        let free = self.store().free_bytes().map_err(|e| e.to_string())?;
+        let needed = size.sealing_bytes().saturating_mul(sealing as u64 + 1);
+        if free < needed {
+            self.store().expect_room_for(size).map_err(|e| e.to_string())?;
+            return Err(format!(
+                "the store has {free} bytes free; {sealing} sectors under way and one more need {needed}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Hands a job back for later. On its last delivery it goes to the dead stream, and the miner is told.
+    async fn hand_back(&self, job: &Job, delivery: &Delivery, dead: &str, reason: &str) {
+        if consume::is_last_delivery(delivery) {
+            let failure = Failure::new(
+                FailureClass::Infra,
+                format!("not taken in {} deliveries: {reason}", delivery.delivered),
+            );
+            if self.finish(job, None, Outcome::Failed(failure)).await.is_ok() {
+                consume::bury(self.hub(), delivery, dead, reason).await;
+            }
+            return;
+        }
+        let tried = u32::try_from(delivery.delivered.saturating_sub(1)).unwrap_or(u32::MAX);
+        let delay = JOB_AGAIN.delay(tried, 0.5);
+        tracing::warn!(sector = %job.sector.number, job = %job.id, reason, again_in = ?delay, "job handed back for later");
+        if let Err(error) = delivery.nak(delay).await {
+            tracing::debug!(%error, job = %job.id, "not handed back; it comes again by itself");
+        }
+    }
+
+    /// Posts the job's result to the outbox; the job is over.
+    pub(crate) async fn finish(
+        &self,
+        job: &Job,
+        manifest: Option<&Manifest>,
+        outcome: Outcome<JobOutput>,
+    ) -> Result<(), String> {
+        let result = plan::report(job, self.agent(), manifest, outcome);
+        let message = wire::job_result_message(&result).map_err(|e| e.to_string())?;
+        self.post(message).await?;
+        match &result.outcome {
+            Outcome::Done(_) => {
+                tracing::info!(sector = %job.sector.number, job = %job.id, kind = %job.kind(), prover = %result.prover, "job done");
+            }
+            Outcome::Failed(failure) => {
+                tracing::error!(sector = %job.sector.number, job = %job.id, kind = %job.kind(), %failure, "job failed");
+            }
+        }
+        self.end_flight(job.id);
+        Ok(())
+    }
+}

@@ -1,0 +1,556 @@
+//! The agent's IO: pulls jobs and results, answers workers, drains the outbox, keeps its own picture
+//! current. What follows from what is decided in `plan`, `site` and `flights`.
+//!
+//! Everything is made from [`Parts`], so that a simulator can run it on paused time and buses in
+//! memory. Nothing here is random. Manifests are a few kilobytes and are read in place.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+use sealfarm_common::clock::Clock;
+use sealfarm_common::job::{AgentId, Job, JobKind};
+use sealfarm_common::join::JoinRequest;
+use sealfarm_common::membership::{AgentInfo, FarmInfo};
+use sealfarm_common::retry::Backoff;
+use sealfarm_common::store::Store;
+use sealfarm_common::task::{Task, TaskProgress, TaskResult};
+use sealfarm_nats::bus::{Bus, BusError, Message};
+use sealfarm_nats::consume::{self, PULL_WAIT, Source};
+use sealfarm_nats::subjects::{Hub, Site};
+use sealfarm_nats::{outbox, streams, wire};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::flights::{Flights, TaskRow};
+use crate::site::{Greeting, Roster, WorkerRow};
+
+/// Jobs taken with one pull at most.
+const JOBS_A_PULL: usize = 32;
+/// Results in hand at a time.
+const RESULTS_IN_HAND: usize = 64;
+/// How often the agent's own picture is brought up to date.
+const REFRESH_EVERY: Duration = Duration::from_secs(5);
+/// Messages looked at when the picture is rebuilt at start.
+const REBUILD_MAX: usize = 10_000;
+
+/// Bounds an operator sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Sectors that are pre-committing here at a time. Proving and finalizing sectors are not held back
+    /// by it: as many jobs of those kinds may be in custody besides.
+    pub sectors_in_flight_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { sectors_in_flight_max: 16 }
+    }
+}
+
+/// What an agent is made of.
+pub struct Parts {
+    /// The hub's messaging, with the agent's permissions.
+    pub hub: Arc<dyn Bus>,
+    /// The site's messaging, with all permissions.
+    pub site_bus: Arc<dyn Bus>,
+    /// The site's store.
+    pub store: Store,
+    /// The agent's name.
+    pub agent: AgentId,
+    /// What the farm agreed on; its miner is the agent's.
+    pub farm: FarmInfo,
+    /// Where the time is read.
+    pub clock: Clock,
+    /// Bounds.
+    pub limits: Limits,
+    /// The advertised service address, `host:port`; empty where nothing is served.
+    pub serve: String,
+}
+
+/// Why an agent stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The site's NATS refuses what the agent needs.
+    #[error("the site's NATS does not give the agent what it needs: {0}; check [Site] Url and Credentials")]
+    Site(#[source] BusError),
+}
+
+/// Builds agents from parts.
+pub struct Driver;
+
+impl Driver {
+    /// An agent that does nothing until its future is polled. Dropping the future kills it, which is
+    /// harmless at any moment; [`Handle::stop`] ends it in order.
+    pub fn new(parts: Parts) -> (Handle, impl Future<Output = Result<(), DriverError>> + Send) {
+        let shared = Arc::new(Shared::new(parts));
+        (Handle(shared.clone()), run(shared))
+    }
+}
+
+/// The way into a running agent. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle(Arc<Shared>);
+
+impl Handle {
+    /// What the agent says of itself; changes as workers come and go and the store fills.
+    pub fn info(&self) -> watch::Receiver<AgentInfo> {
+        self.0.info.subscribe()
+    }
+
+    /// Waits until the site's streams stand and workers are answered; `false` where it stopped before.
+    pub async fn ready(&self) -> bool {
+        self.0.ready.subscribe().wait_for(|ready| *ready).await.is_ok()
+    }
+
+    /// The workers heard of lately.
+    pub fn workers(&self) -> Vec<WorkerRow> {
+        self.0.state().roster.rows()
+    }
+
+    /// The tasks of the site, queued and running.
+    pub fn tasks(&self) -> Vec<TaskRow> {
+        self.0.state().flights.rows()
+    }
+
+    /// Jobs in custody.
+    pub fn jobs_in_custody(&self) -> usize {
+        self.0.state().flights.count()
+    }
+
+    /// Jobs and results that were of no use any more, since the start.
+    pub fn dropped(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
+    }
+
+    /// The farm's facts.
+    pub fn farm(&self) -> &FarmInfo {
+        &self.0.farm
+    }
+
+    /// The site's store.
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// With `true`, no further sector is begun; what is here is finished.
+    pub fn drain(&self, draining: bool) {
+        self.0.state().draining = draining;
+        self.0.refresh();
+    }
+
+    /// Takes nothing new and ends after what is in hand, within about [`PULL_WAIT`].
+    pub fn stop(&self) {
+        self.0.stop.cancel();
+    }
+}
+
+struct State {
+    roster: Roster,
+    flights: Flights,
+    draining: bool,
+}
+
+/// What the agent's tasks share.
+pub(crate) struct Shared {
+    hub: Arc<dyn Bus>,
+    site_bus: Arc<dyn Bus>,
+    store: Store,
+    site: Site,
+    farm: FarmInfo,
+    clock: Clock,
+    limits: Limits,
+    state: Mutex<State>,
+    info: watch::Sender<AgentInfo>,
+    ready: watch::Sender<bool>,
+    stop: CancellationToken,
+    /// Told whenever a job has left the site's custody.
+    freed: Notify,
+    dropped: AtomicU64,
+}
+
+impl Shared {
+    fn new(parts: Parts) -> Self {
+        let Parts { hub, site_bus, store, agent, farm, clock, limits, serve } = parts;
+        let info = AgentInfo {
+            id: agent.clone(),
+            serve,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            sector_sizes: vec![farm.sector_size],
+            prover: farm.prover,
+            slots: JobKind::ALL.into_iter().map(|kind| (kind, limits.sectors_in_flight_max)).collect(),
+            free_store_bytes: store.free_bytes().map_or(0, rounded),
+            workers: BTreeMap::new(),
+            draining: false,
+        };
+        let roster = Roster::new(farm.clone(), store.identity().id);
+        Self {
+            hub,
+            site_bus,
+            store,
+            site: Site(agent),
+            farm,
+            clock,
+            limits,
+            state: Mutex::new(State { roster, flights: Flights::default(), draining: false }),
+            info: watch::Sender::new(info),
+            ready: watch::Sender::new(false),
+            stop: CancellationToken::new(),
+            freed: Notify::new(),
+            dropped: AtomicU64::new(0),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves only a picture for lists and gates, which stays usable.
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn hub(&self) -> &dyn Bus {
+        &*self.hub
+    }
+
+    pub(crate) fn site_bus(&self) -> &dyn Bus {
+        &*self.site_bus
+    }
+
+    pub(crate) fn hub_names(&self) -> Hub {
+        Hub(self.farm.miner)
+    }
+
+    pub(crate) fn site(&self) -> &Site {
+        &self.site
+    }
+
+    pub(crate) fn agent(&self) -> &AgentId {
+        &self.site.0
+    }
+
+    pub(crate) fn farm(&self) -> &FarmInfo {
+        &self.farm
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(crate) fn draining(&self) -> bool {
+        self.state().draining
+    }
+
+    pub(crate) fn in_custody(&self, job: Uuid) -> bool {
+        self.state().flights.contains(job)
+    }
+
+    pub(crate) fn sectors_sealing(&self) -> usize {
+        self.state().flights.sectors_in(JobKind::PreCommit)
+    }
+
+    /// Counts a job as being here; tells whether it was.
+    pub(crate) fn begin_flight(&self, job: &Job) -> bool {
+        let mut state = self.state();
+        let known = state.flights.contains(job.id);
+        state.flights.began(job);
+        known
+    }
+
+    pub(crate) fn end_flight(&self, job: Uuid) {
+        self.state().flights.ended(job);
+        self.freed.notify_one();
+    }
+
+    pub(crate) fn note_queued(&self, task: &Task) {
+        let now = self.now();
+        self.state().flights.queued(task, Some(now));
+    }
+
+    pub(crate) fn note_answered(&self, task: &Task) {
+        self.state().flights.answered(task);
+    }
+
+    /// Drops a job or a result that a higher fence has outdated: counted, and logged this once.
+    pub(crate) fn drop_outdated(&self, job: &Job, reason: &str) {
+        let count = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
+        tracing::info!(sector = %job.sector.number, job = %job.id, fence = %job.fence, reason, dropped = count, "outdated, dropped");
+        self.end_flight(job.id);
+    }
+
+    /// Puts a message for the hub into the outbox.
+    pub(crate) async fn post(&self, message: Message) -> Result<(), String> {
+        outbox::post(self.site_bus(), &self.site, message).await.map(drop).map_err(|e| e.to_string())
+    }
+
+    /// Brings what the agent says of itself up to date.
+    fn refresh(&self) {
+        let now = self.now();
+        let (forgotten, workers, draining) = {
+            let mut state = self.state();
+            (state.roster.forget(now), state.roster.per_kind(), state.draining)
+        };
+        for worker in forgotten {
+            tracing::warn!(%worker, "worker not heard of any more");
+        }
+        let free = match self.store.free_bytes() {
+            Ok(bytes) => Some(rounded(bytes)),
+            Err(error) => {
+                tracing::warn!(%error, "the store does not say how much is free");
+                None
+            }
+        };
+        self.info.send_if_modified(|info| {
+            let before = info.clone();
+            info.workers = workers;
+            info.draining = draining;
+            info.free_store_bytes = free.unwrap_or(info.free_store_bytes);
+            *info != before
+        });
+    }
+
+    fn room_for_jobs(&self, in_hand: usize) -> usize {
+        // Sealing sectors are bounded by the limit itself; the other half is for those that are proved
+        // and finalized, so that they never wait behind sealing ones.
+        let most = self.limits.sectors_in_flight_max as usize * 2;
+        most.saturating_sub(self.state().flights.count() + in_hand)
+    }
+}
+
+/// Free bytes as they are told: a change of less than a thousandth or so is not worth a write.
+fn rounded(bytes: u64) -> u64 {
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+    let unit = if bytes >= 1024 * GIB { GIB } else { 16 * MIB };
+    if bytes < 1024 * MIB { bytes } else { bytes - bytes % unit }
+}
+
+async fn run(shared: Arc<Shared>) -> Result<(), DriverError> {
+    tokio::select! {
+        biased;
+        () = shared.stop.cancelled() => return Ok(()),
+        prepared = prepare(&shared) => prepared.map_err(DriverError::Site)?,
+    }
+    let (joins, progress) = tokio::select! {
+        biased;
+        () = shared.stop.cancelled() => return Ok(()),
+        heard = async { (heard(&shared, shared.site.join()).await, heard(&shared, shared.site.progress_all()).await) } => heard,
+    };
+    shared.refresh();
+    shared.ready.send_replace(true);
+    let stop = || {
+        let token = shared.stop.clone();
+        move || token.is_cancelled()
+    };
+    let results = {
+        let source = Source {
+            stream: shared.site.results_stream(),
+            consumer: shared.site.results_consumer().to_owned(),
+            permits: Arc::new(Semaphore::new(RESULTS_IN_HAND)),
+            batch: RESULTS_IN_HAND,
+        };
+        let handler = shared.clone();
+        consume::consume(shared.site_bus.clone(), source, stop(), move |delivery| {
+            let shared = handler.clone();
+            async move { shared.follow_up(delivery).await }
+        })
+    };
+    let outbox = outbox::drain(shared.site_bus.clone(), shared.hub.clone(), shared.site.clone(), stop());
+    tokio::join!(
+        Box::pin(jobs(&shared)),
+        Box::pin(results),
+        Box::pin(outbox),
+        Box::pin(answer_joins(&shared, joins)),
+        Box::pin(follow_progress(&shared, progress)),
+        refresh_regularly(&shared),
+    );
+    Ok(())
+}
+
+/// Makes the site's streams and consumers and rebuilds the picture; waits out an outage.
+async fn prepare(shared: &Shared) -> Result<(), BusError> {
+    let mut tries = 0;
+    loop {
+        match try_prepare(shared).await {
+            Err(BusError::Unavailable { action, reason }) => {
+                if tries == 0 {
+                    tracing::warn!(action, reason, "the site's NATS does not answer; trying on");
+                }
+                tokio::time::sleep(Backoff::RECONNECT.delay(tries, 0.5)).await;
+                tries = tries.saturating_add(1);
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn try_prepare(shared: &Shared) -> Result<(), BusError> {
+    let bus = shared.site_bus();
+    for stream in streams::site_streams(shared.agent()) {
+        bus.ensure_stream(&stream).await?;
+    }
+    for consumer in streams::site_consumers(shared.agent()) {
+        bus.ensure_consumer(&consumer).await?;
+    }
+    let site = &shared.site;
+    let tasks = bus.stored(&site.tasks_stream(), &site.tasks(), REBUILD_MAX).await?;
+    let results = bus.stored(&site.results_stream(), &site.results(), REBUILD_MAX).await?;
+    let mut state = shared.state();
+    for task in tasks.iter().filter_map(|m| wire::decode::<Task>(&m.payload).ok()) {
+        state.flights.queued(&task, None);
+    }
+    // A job is in custody from its first task to the follow-up of its last result.
+    for result in results.iter().filter_map(|m| wire::decode::<TaskResult>(&m.payload).ok()) {
+        state.flights.began(&result.task.job);
+    }
+    if state.flights.count() > 0 {
+        tracing::info!(jobs = state.flights.count(), "found in custody");
+    }
+    Ok(())
+}
+
+/// Pulls jobs for which there is room, and takes them into custody.
+async fn jobs(shared: &Arc<Shared>) {
+    let (stream, consumer) = (shared.hub_names().jobs_stream(), shared.agent().to_string());
+    let mut running = JoinSet::new();
+    let mut outage = 0;
+    while !shared.stop.is_cancelled() {
+        while running.try_join_next().is_some() {}
+        let room = shared.room_for_jobs(running.len());
+        if room == 0 {
+            tokio::select! {
+                biased;
+                () = shared.stop.cancelled() => {}
+                _ = running.join_next(), if !running.is_empty() => {}
+                () = shared.freed.notified() => {}
+            }
+            continue;
+        }
+        match shared.hub.pull(&stream, &consumer, room.min(JOBS_A_PULL), PULL_WAIT).await {
+            Ok(deliveries) => {
+                if outage > 0 {
+                    tracing::info!(stream, "pulling jobs again");
+                }
+                outage = 0;
+                for delivery in deliveries {
+                    let shared = shared.clone();
+                    running.spawn(async move { shared.take(delivery).await });
+                }
+            }
+            Err(error) => {
+                if outage == 0 {
+                    tracing::warn!(stream, %error, "cannot pull jobs; trying on");
+                }
+                pause(shared, Backoff::RECONNECT.delay(outage, 0.5)).await;
+                outage = outage.saturating_add(1);
+            }
+        }
+    }
+    while running.join_next().await.is_some() {}
+}
+
+async fn pause(shared: &Shared, time: Duration) {
+    tokio::select! {
+        biased;
+        () = shared.stop.cancelled() => {}
+        () = tokio::time::sleep(time) => {}
+    }
+}
+
+/// Listens to a subject pattern of the site; waits out an outage.
+async fn heard(shared: &Shared, pattern: String) -> BoxStream<'static, Message> {
+    let mut tries = 0;
+    loop {
+        match shared.site_bus.listen(&pattern).await {
+            Ok(stream) => return stream,
+            Err(error) => {
+                if tries == 0 {
+                    tracing::warn!(pattern, %error, "cannot listen; trying on");
+                }
+                tokio::time::sleep(Backoff::RECONNECT.delay(tries, 0.5)).await;
+                tries = tries.saturating_add(1);
+            }
+        }
+    }
+}
+
+/// The next message under `pattern`; listens again where the stream ended. `None`: stop.
+async fn next(shared: &Shared, pattern: &str, stream: &mut BoxStream<'static, Message>) -> Option<Message> {
+    loop {
+        tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return None,
+            message = stream.next() => match message {
+                Some(message) => return Some(message),
+                None => pause(shared, Backoff::RECONNECT.initial).await,
+            },
+        }
+        tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return None,
+            again = heard(shared, pattern.to_owned()) => *stream = again,
+        }
+    }
+}
+
+async fn answer_joins(shared: &Shared, mut asked: BoxStream<'static, Message>) {
+    let pattern = shared.site.join();
+    while let Some(message) = next(shared, &pattern, &mut asked).await {
+        let request = match wire::decode::<JoinRequest>(&message.payload) {
+            Ok(request) => request,
+            Err(error) => {
+                tracing::warn!(%error, "a join request does not decode");
+                continue;
+            }
+        };
+        let (worker, host) = (request.worker.clone(), request.host.clone());
+        let (answer, greeting) = shared.state().roster.hello(request, shared.clock.now());
+        match greeting {
+            Greeting::Joined => tracing::info!(%worker, host, prover = %shared.farm.prover, "worker joined"),
+            Greeting::Refused(reason) => tracing::warn!(%worker, host, reason, "worker refused"),
+            Greeting::Known | Greeting::StillRefused => {}
+        }
+        shared.refresh();
+        let answer = wire::encode(&answer).ok().and_then(|payload| message.answer(payload));
+        if let Some(answer) = answer
+            && let Err(error) = shared.site_bus.tell(answer).await
+        {
+            tracing::debug!(%error, %worker, "a join request went unanswered; the worker asks again");
+        }
+    }
+}
+
+async fn follow_progress(shared: &Shared, mut told: BoxStream<'static, Message>) {
+    let pattern = shared.site.progress_all();
+    while let Some(message) = next(shared, &pattern, &mut told).await {
+        match wire::decode::<TaskProgress>(&message.payload) {
+            Ok(progress) => shared.state().flights.progressed(progress),
+            Err(error) => tracing::debug!(%error, subject = message.subject, "progress does not decode"),
+        }
+    }
+}
+
+async fn refresh_regularly(shared: &Shared) {
+    let mut ticks = tokio::time::interval(REFRESH_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return,
+            _ = ticks.tick() => shared.refresh(),
+        }
+    }
+}

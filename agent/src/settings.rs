@@ -1,0 +1,261 @@
+//! The agent's configuration: its keys, its defaults, and the file that `init` writes.
+
+use std::path::{Path, PathBuf};
+
+use sealfarm_common::configuration::{
+    ApiSection, ConfigurationError, Key, Loaded, Loader, Origin, SealAgentSection,
+};
+use sealfarm_common::job::AgentId;
+use sealfarm_common::sector::MinerId;
+use sealfarm_nats::connect::NatsAddress;
+use sealfarm_nats::server_conf::Role;
+use serde::Deserialize;
+
+use crate::driver::Limits;
+
+/// The commented file that `config default` prints: its values are the lowest layer.
+pub const DEFAULTS: &str = include_str!("defaults.toml");
+
+/// The file's name in the repository.
+pub const CONFIG_FILE: &str = "config.toml";
+
+/// Every key.
+pub const KEYS: &[Key] = &[
+    Key::new("Agent.Id"),
+    Key::new("Farm.Miner").variable("MINER_ADDR"),
+    Key::new("SealAgent.EtcdAddrs").list(),
+    Key::new("SealAgent.ServeIP"),
+    Key::new("SealAgent.ServePort"),
+    Key::new("API.ListenAddress"),
+    Key::new("Hub.Url"),
+    Key::new("Hub.Credentials"),
+    Key::new("Site.Url"),
+    Key::new("Site.Credentials"),
+    Key::new("Store.Path"),
+    Key::new("Sealing.MaxSectorsInFlight"),
+];
+
+/// `[Agent]`: who this is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct AgentSection {
+    /// The site's name; checked by [`Settings::agent`].
+    pub id: String,
+}
+
+/// `[Farm]`: whose farm it is part of.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct FarmSection {
+    /// The miner's address; checked by [`Settings::miner`].
+    pub miner: String,
+}
+
+/// `[Hub]` and `[Site]`: how to reach a NATS account.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NatsSection {
+    /// `nats://host:port`, several separated by commas.
+    pub url: String,
+    /// A file; empty for none.
+    pub credentials: String,
+}
+
+/// `[Store]`: where the sectors lie.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct StoreSection {
+    /// The directory; empty for `store` in the repository.
+    pub path: PathBuf,
+}
+
+/// `[Sealing]`: how much at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct SealingSection {
+    /// Sectors that are pre-committing at a time; at least 1.
+    pub max_sectors_in_flight: u32,
+}
+
+/// All of it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Settings {
+    /// Who this is.
+    pub agent: AgentSection,
+    /// Whose farm it is part of.
+    pub farm: FarmSection,
+    /// etcd, and the advertised address.
+    pub seal_agent: SealAgentSection,
+    /// The local API.
+    #[serde(rename = "API")]
+    pub api: ApiSection,
+    /// NATS at the hub.
+    pub hub: NatsSection,
+    /// NATS at the site.
+    pub site: NatsSection,
+    /// The store.
+    pub store: StoreSection,
+    /// How much at a time.
+    pub sealing: SealingSection,
+}
+
+/// Reads the configuration of a repository.
+///
+/// # Errors
+/// When the file is missing or not understood; names file, key and value.
+pub fn load(repo: &Path) -> Result<Loaded<Settings>, ConfigurationError> {
+    Loader::new(KEYS, DEFAULTS).file(repo.join(CONFIG_FILE)).process_environment().load()
+}
+
+impl Settings {
+    /// The agent's name.
+    ///
+    /// # Errors
+    /// When it is not set or cannot stand in a subject.
+    pub fn agent(&self) -> Result<AgentId, ConfigurationError> {
+        self.agent
+            .id
+            .parse()
+            .map_err(|e: sealfarm_common::job::InvalidName| refused("Agent.Id", e.to_string()))
+    }
+
+    /// The miner.
+    ///
+    /// # Errors
+    /// When it is not set or no miner's address.
+    pub fn miner(&self) -> Result<MinerId, ConfigurationError> {
+        sealfarm_common::address::miner_id(&self.farm.miner).map_err(|e| refused("Farm.Miner", e.to_string()))
+    }
+
+    /// The store's directory.
+    pub fn store_path(&self, repo: &Path) -> PathBuf {
+        if self.store.path.as_os_str().is_empty() { repo.join("store") } else { repo.join(&self.store.path) }
+    }
+
+    /// Bounds for the driver.
+    ///
+    /// # Errors
+    /// When nothing could be sealed.
+    pub fn limits(&self) -> Result<Limits, ConfigurationError> {
+        match self.sealing.max_sectors_in_flight {
+            0 => Err(refused("Sealing.MaxSectorsInFlight", "`0` seals nothing; the least is 1".to_owned())),
+            most => Ok(Limits { sectors_in_flight_max: most }),
+        }
+    }
+
+    /// How to reach the hub.
+    pub fn hub_address(&self, repo: &Path, miner: MinerId, agent: &AgentId) -> NatsAddress {
+        address(&self.hub, repo, &Role::AgentAtHub(miner, agent.clone()))
+    }
+
+    /// How to reach the site.
+    pub fn site_address(&self, repo: &Path) -> NatsAddress {
+        address(&self.site, repo, &Role::AgentAtSite)
+    }
+}
+
+fn address(section: &NatsSection, repo: &Path, role: &Role) -> NatsAddress {
+    let credentials = (!section.credentials.is_empty()).then(|| repo.join(&section.credentials));
+    NatsAddress { url: section.url.clone(), credentials, name: role.connection_name() }
+}
+
+fn refused(key: &str, reason: String) -> ConfigurationError {
+    ConfigurationError::Value {
+        key: key.to_owned(),
+        // These are checked behind the layers: the file is where they are set.
+        origin: Origin::File(PathBuf::from(CONFIG_FILE)),
+        reason,
+    }
+}
+
+/// The commented default file with some values set; `values` are section, key and the TOML text.
+pub fn filled(values: &[(&str, &str, String)]) -> String {
+    let mut section = String::new();
+    let mut text = String::new();
+    for line in DEFAULTS.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            name.clone_into(&mut section);
+        }
+        let key = line.split(" = ").next().unwrap_or_default();
+        match values.iter().find(|(of, name, _)| *of == section && *name == key) {
+            Some((_, _, value)) => text.push_str(&format!("{key} = {value}")),
+            None => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// A string as TOML writes it.
+pub fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_text(text: &str) -> Result<Loaded<Settings>, ConfigurationError> {
+        let repo = tempfile::tempdir().unwrap();
+        std::fs::write(repo.path().join(CONFIG_FILE), text).unwrap();
+        Loader::new(KEYS, DEFAULTS).file(repo.path().join(CONFIG_FILE)).load()
+    }
+
+    #[test]
+    fn a_filled_file_reads_back_and_keeps_its_comments() {
+        let text = filled(&[
+            ("Agent", "Id", quoted("site-1")),
+            ("Farm", "Miner", quoted("t01000")),
+            ("SealAgent", "EtcdAddrs", "[\"a:2379\"]".into()),
+            ("Hub", "Url", quoted("nats://hub:4222")),
+            ("Site", "Credentials", quoted("/keys/agent.nk")),
+            ("Store", "Path", quoted("/mnt/a \"b\"")),
+        ]);
+        assert_eq!(text.matches('#').count(), DEFAULTS.matches('#').count());
+        let settings = load_text(&text).unwrap().value;
+        assert_eq!(settings.agent().unwrap().as_str(), "site-1");
+        assert_eq!(settings.miner().unwrap(), MinerId(1000));
+        assert_eq!(settings.seal_agent.etcd_addrs, ["a:2379"]);
+        let repo = Path::new("/repo");
+        assert_eq!(settings.store_path(repo), Path::new("/mnt/a \"b\""));
+        let hub = settings.hub_address(repo, MinerId(1000), &settings.agent().unwrap());
+        assert_eq!(
+            (hub.url.as_str(), hub.credentials, hub.name.as_str()),
+            ("nats://hub:4222", None, "agent-site-1")
+        );
+        assert_eq!(settings.site_address(repo).credentials, Some(PathBuf::from("/keys/agent.nk")));
+    }
+
+    #[test]
+    fn the_store_is_in_the_repository_unless_it_is_named() {
+        let settings = load_text("").unwrap().value;
+        assert_eq!(settings.store_path(Path::new("/repo")), Path::new("/repo/store"));
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_refused_by_key() {
+        let check = |text: &str, part: &str| {
+            let settings = load_text(text).unwrap().value;
+            let error = settings
+                .agent()
+                .map(drop)
+                .and(settings.miner().map(drop))
+                .and(settings.limits().map(drop))
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(part), "{error}");
+        };
+        check("[Agent]\nId = 'Site 1'", "`Agent.Id`");
+        check("[Agent]\nId = 'a'\n[Farm]\nMiner = 'x'", "`Farm.Miner`");
+        check("[Agent]\nId = 'a'\n[Farm]\nMiner = 't01000'\n[Sealing]\nMaxSectorsInFlight = 0", "at");
+    }
+
+    #[test]
+    fn empty_etcd_endpoints_say_where_to_look() {
+        let settings = load_text("").unwrap().value;
+        let error = settings.seal_agent.endpoints(Some(Path::new("config.toml"))).unwrap_err().to_string();
+        assert!(error.contains("client: no endpoints available"), "{error}");
+        assert!(error.contains("[SealAgent] EtcdAddrs"), "{error}");
+    }
+}
