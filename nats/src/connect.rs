@@ -1,10 +1,11 @@
 //! Connecting: credentials, the server's version, and what the connection says of itself.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use async_nats::Client;
 use async_nats::{ConnectOptions, Event};
+use tokio::time::Instant;
 
 /// The oldest server the farm works with: older ones silently drop settings they do not know.
 pub const SERVER_VERSION_MIN: (i64, i64) = (2, 11);
