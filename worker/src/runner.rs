@@ -16,6 +16,7 @@ use sealfarm_common::sector::ProverKind;
 use sealfarm_common::store::Store;
 use sealfarm_common::task::{Task, TaskKind, TaskOutput, WorkerId};
 use serde::{Deserialize, Serialize};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -142,7 +143,8 @@ impl PhaseRunner for InProcessRunner {
             ));
         }
         let left = time_left(task, self.clock.now())?;
-        let attempt = match phase::open(store, task, &self.worker, Uuid::new_v4())? {
+        let opened = blocking(|| phase::open(store, task, &self.worker, Uuid::new_v4()))?;
+        let attempt = match opened {
             Opened::Answered(done) => return Ok(done),
             Opened::Run(attempt) => attempt,
         };
@@ -153,7 +155,16 @@ impl PhaseRunner for InProcessRunner {
             took = self.pretend(task.task, &progress) => took,
         };
         // Small files and no computation: cheap enough to run here, which keeps paused time exact.
-        attempt.run(&NullProver, &|fraction: f64| progress(fraction), took, &self.clock)
+        blocking(|| attempt.run(&NullProver, &|fraction: f64| progress(fraction), took, &self.clock))
+    }
+}
+
+/// Runs what waits for the disk. On a runtime of several threads, tasks that wait for this thread go to
+/// another one: without that the connection to NATS would stand still meanwhile.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use sealfarm_common::sector::SectorId;
 use sealfarm_common::store::{Store, StoreError};
+use sealfarm_common::task::TaskKind;
 use uuid::Uuid;
 
 /// The directory of a running attempt; dropping it removes it.
@@ -46,11 +47,17 @@ fn try_lock(path: &Path, create: bool) -> io::Result<Option<File>> {
 }
 
 impl AttemptDir {
-    /// Makes the directory, with the store's layout for `sector` in it.
+    /// Makes the directory, and in it what a phase of this kind writes into, laid out as the store is.
+    /// No more than that: where phases take no time, making and removing directories is what counts.
     ///
     /// # Errors
     /// When it cannot be made, or another process holds an attempt of this id.
-    pub(crate) fn create(store: &Store, sector: SectorId, attempt: Uuid) -> Result<Self, StoreError> {
+    pub(crate) fn create(
+        store: &Store,
+        sector: SectorId,
+        task: TaskKind,
+        attempt: Uuid,
+    ) -> Result<Self, StoreError> {
         const TRIES: u32 = 10;
         let path = store.attempt(attempt);
         let lock_path = lock_path(store, attempt);
@@ -59,8 +66,18 @@ impl AttemptDir {
             .unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::AlreadyExists)))
             .map_err(io_error("lock", &lock_path))?;
         let dir = Self { path, lock_path, _lock: lock };
-        for inner in ["unsealed".into(), "sealed".into(), format!("cache/{sector}")] {
-            let inner = dir.path.join(inner);
+        fs::create_dir_all(&dir.path).map_err(io_error("make the directory", &dir.path))?;
+        let written: &[&str] = match task {
+            TaskKind::AddPiece => &["unsealed"],
+            TaskKind::PreCommit1 | TaskKind::PreCommit2 => &["sealed", "cache"],
+            TaskKind::Commit1 => &["cache"],
+            TaskKind::Commit2 | TaskKind::Finalize => &[],
+        };
+        for inner in written {
+            let inner = match *inner {
+                "cache" => dir.path.join("cache").join(sector.to_string()),
+                inner => dir.path.join(inner),
+            };
             fs::create_dir_all(&inner).map_err(io_error("make the directory", &inner))?;
         }
         Ok(dir)

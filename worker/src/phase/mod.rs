@@ -81,7 +81,7 @@ pub fn open(store: &Store, task: &Task, worker: &WorkerId, attempt: Uuid) -> Res
         let size = task.job.ask.sealing().proof.sector_size();
         store.expect_room_for(size).map_err(|e| store_failure(&e))?;
     }
-    let dir = AttemptDir::create(store, sector, attempt).map_err(|e| store_failure(&e))?;
+    let dir = AttemptDir::create(store, sector, task.task, attempt).map_err(|e| store_failure(&e))?;
     Ok(Opened::Run(Box::new(Attempt {
         store: store.clone(),
         task: task.clone(),
