@@ -407,4 +407,4 @@ fn fits(farm: &FarmInfo, kind: TaskKind, task: &Task) -> Result<(), Failure> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -175,3 +175,95 @@ impl Joiner<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use sealfarm_common::exit::render;
+    use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
+
+    use super::*;
+    use crate::driver::tests::Bench;
+
+    fn request() -> JoinRequest {
+        JoinRequest {
+            worker: "w".parse().unwrap(),
+            version: "0.1.0".into(),
+            host: "h".into(),
+            miner: MinerId(1000),
+            sector_size: SectorSize::KiB2,
+            prover: ProverKind::Null,
+            slots: BTreeMap::new(),
+            draining: false,
+        }
+    }
+
+    fn welcome(size: SectorSize, store: Uuid) -> JoinAnswer {
+        JoinAnswer::Welcome { farm: FarmInfo::new(MinerId(1000), size, ProverKind::Null), store }
+    }
+
+    /// Joins with these answers from the agent, made knowing the id of the store mounted here.
+    async fn join(answers: impl FnOnce(Uuid) -> Vec<JoinAnswer>) -> Result<FarmInfo, JoinError> {
+        let dir = tempfile::tempdir().unwrap();
+        let site = Site("a".parse().unwrap());
+        let store = Store::create(&dir.path().join("store"), MinerId(1000), &site.0).unwrap();
+        let bus = Bench::answering(answers(store.identity().id));
+        Joiner { bus: &bus, site: &site, store: &store }.join(&request()).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_fits_learns_what_the_farm_seals() {
+        let farm = join(|store| vec![welcome(SectorSize::KiB2, store)]).await.unwrap();
+        assert_eq!(farm, FarmInfo::new(MinerId(1000), SectorSize::KiB2, ProverKind::Null));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_site_without_an_agent_is_given_up_after_a_while_and_named() {
+        let error = join(|_| vec![]).await.unwrap_err();
+        let (code, text) = render(&ExitError::from(error));
+        assert_eq!(code, ExitCode::NotFound);
+        assert!(text.contains("no agent answers at site a") && text.contains("sealfarm-agent run"), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_another_farm_and_another_store_each_end_the_worker_with_both_values() {
+        let refused =
+            |_| vec![JoinAnswer::Refused { reason: "the worker is set up for miner t01000, …".into() }];
+        let check = |error: JoinError, code, parts: [&str; 2]| {
+            let (found, text) = render(&ExitError::from(error));
+            assert_eq!(found, code, "{text}");
+            assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+        };
+        check(join(refused).await.unwrap_err(), ExitCode::Refused, ["site a", "miner t01000"]);
+        let other_farm = |store| vec![welcome(SectorSize::GiB32, store)];
+        check(join(other_farm).await.unwrap_err(), ExitCode::Refused, ["2KiB", "32GiB"]);
+        let other_store = |_| vec![welcome(SectorSize::KiB2, Uuid::nil())];
+        let nil = Uuid::nil().to_string();
+        check(join(other_store).await.unwrap_err(), ExitCode::Store, [&nil, "mounted here"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hello_is_repeated_tells_of_draining_and_ends_with_a_refusal() {
+        let dir = tempfile::tempdir().unwrap();
+        let site = Site("a".parse().unwrap());
+        let store = Store::create(&dir.path().join("store"), MinerId(1000), &site.0).unwrap();
+        let id = store.identity().id;
+        let refused = JoinAnswer::Refused { reason: "the farm is another one now".into() };
+        let bus =
+            Bench::answering(vec![welcome(SectorSize::KiB2, id), welcome(SectorSize::KiB2, id), refused]);
+        let joiner = Joiner { bus: &bus, site: &site, store: &store };
+        let draining = CancellationToken::new();
+        let drain = draining.clone();
+        let started = Instant::now();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            drain.cancel();
+        });
+        let error = joiner.keep_saying_hello(request(), draining).await;
+        assert!(matches!(error, JoinError::Refused { .. }));
+        assert_eq!(started.elapsed(), Duration::from_secs(12));
+        let log = bus.log.lock().unwrap().clone();
+        assert_eq!(log, ["ask site.a.join", "ask site.a.join draining", "ask site.a.join draining"]);
+    }
+}

@@ -7,6 +7,7 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 use sealfarm_common::commitment::Ticket;
 use sealfarm_common::job::{Fence, Job, JobAsk, Sealing};
+use sealfarm_common::join::{JoinAnswer, JoinRequest};
 use sealfarm_common::sector::{MinerId, ProverKind, SectorId, SectorNumber, SectorSize};
 use sealfarm_common::task::TaskOutput;
 use sealfarm_nats::bus::{Acknowledge, BusError, Entry, Message, Published};
@@ -18,15 +19,31 @@ use super::*;
 use crate::runner::{InProcessRunner, cancelled};
 
 /// What the driver did to the bus, in order, one line each.
-type Log = Arc<Mutex<Vec<String>>>;
+pub(crate) type Log = Arc<Mutex<Vec<String>>>;
 
 /// A bus that holds one queue of deliveries and writes down what it is told.
-struct Bench {
+pub(crate) struct Bench {
     queue: Mutex<VecDeque<Delivery>>,
     cancels: Mutex<Option<mpsc::UnboundedReceiver<Message>>>,
     results: Mutex<Vec<TaskResult>>,
     down: bool,
-    log: Log,
+    pub(crate) log: Log,
+    /// What an ask is answered with, one after the other; then nobody answers.
+    answers: Mutex<VecDeque<JoinAnswer>>,
+}
+
+impl Bench {
+    /// A bus on which nothing is but these answers.
+    pub(crate) fn answering(answers: Vec<JoinAnswer>) -> Self {
+        Self {
+            queue: Mutex::default(),
+            cancels: Mutex::default(),
+            results: Mutex::default(),
+            down: false,
+            log: Log::default(),
+            answers: Mutex::new(answers.into()),
+        }
+    }
 }
 
 struct Noted(Log);
@@ -114,8 +131,14 @@ impl Bus for Bench {
             None => futures::stream::pending().boxed(),
         })
     }
-    async fn ask(&self, _: Message, _: Duration) -> Result<Message, BusError> {
-        absent()
+    async fn ask(&self, message: Message, _: Duration) -> Result<Message, BusError> {
+        let request: JoinRequest = wire::decode(&message.payload).unwrap();
+        let draining = if request.draining { " draining" } else { "" };
+        self.log.lock().unwrap().push(format!("ask {}{draining}", message.subject));
+        match self.answers.lock().unwrap().pop_front() {
+            Some(answer) => Ok(Message { payload: wire::encode(&answer).unwrap(), ..message }),
+            None => Err(BusError::Unavailable { action: "ask".into(), reason: "no responders".into() }),
+        }
     }
     async fn stored(&self, _: &str, _: &str, _: usize) -> Result<Vec<Message>, BusError> {
         absent()
@@ -194,6 +217,7 @@ impl Shop {
             results: Mutex::default(),
             down,
             log: log.clone(),
+            answers: Mutex::default(),
         });
         let parts = Parts {
             bus: bench.clone(),
