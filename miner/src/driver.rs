@@ -5,9 +5,11 @@
 //! compare-and-set, publish, and only then the acknowledgement. Everything carried out is
 //! idempotent, so a term may end anywhere and the next one begins by doing it again.
 
+mod commands;
 mod handle;
 mod io;
 mod pledging;
+mod results;
 mod term;
 
 use std::sync::Arc;
@@ -72,7 +74,8 @@ impl Driver {
     /// A driver and the handle to it.
     pub fn new(parts: Parts) -> (Handle, Self) {
         let (sender, commands) = mpsc::channel(COMMANDS_WAITING_MAX);
-        let Parts { bus, chain, verifier, members, leadership, clock, miner, sector_size, prover, shutdown } = parts;
+        let Parts { bus, chain, verifier, members, leadership, clock, miner, sector_size, prover, shutdown } =
+            parts;
         let io = Arc::new(Io::new(bus, chain, verifier, clock, miner, sector_size, prover));
         (Handle::new(sender), Self { io, members, leadership, shutdown, commands })
     }
@@ -85,7 +88,9 @@ impl Driver {
             match term.run(&mut self.commands, &mut self.leadership, &self.shutdown).await {
                 Ended::Shutdown => return,
                 Ended::Lost => tracing::warn!("this miner does not lead any more; standing by"),
-                Ended::Broken => tracing::error!("a task of the driver broke; beginning again from the records"),
+                Ended::Broken => {
+                    tracing::error!("a task of the driver broke; beginning again from the records");
+                }
             }
         }
     }

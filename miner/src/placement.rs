@@ -161,9 +161,7 @@ mod tests {
     }
 
     fn loads(of: &[(&str, u32)]) -> BTreeMap<AgentId, Load> {
-        of.iter()
-            .map(|(id, n)| (id.parse().unwrap(), Load { in_flight: *n, unfinished: *n }))
-            .collect()
+        of.iter().map(|(id, n)| (id.parse().unwrap(), Load { in_flight: *n, unfinished: *n })).collect()
     }
 
     fn check(infos: Vec<AgentInfo>, load: &[(&str, u32)], expected: Expect) {
@@ -200,7 +198,9 @@ mod tests {
         check(
             vec![draining, large, null, full, small],
             &[("e", 1)],
-            expect!["can not found any server: a is draining; b seals sectors of 32GiB, not of 2KiB; c runs the null prover, the farm the filecoin prover; d has no slot for pre-commit jobs; e has 32767 bytes free in its store, 32768 are wanted for 2 sectors of 2KiB being sealed"],
+            expect![
+                "can not found any server: a is draining; b seals sectors of 32GiB, not of 2KiB; c runs the null prover, the farm the filecoin prover; d has no slot for pre-commit jobs; e has 32767 bytes free in its store, 32768 are wanted for 2 sectors of 2KiB being sealed"
+            ],
         );
     }
 

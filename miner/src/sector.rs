@@ -42,9 +42,7 @@ pub use self::state::{
     Challenge, Proven, Replica, SectorRecord, SectorState, Submission, Terms, Tries, Turn, Work,
 };
 use crate::chain::verifier::SealClaim;
-use crate::chain::{
-    ChainEpoch, ChainMessageId, Landed, PreCommitParams, ProveCommitParams,
-};
+use crate::chain::{ChainEpoch, ChainMessageId, Landed, PreCommitParams, ProveCommitParams};
 
 /// A stage is given up after so many failed computations.
 pub const COMPUTE_TRIES_MAX: u32 = 3;
@@ -256,8 +254,12 @@ pub fn step(
     now: Timestamp,
 ) -> Result<(SectorRecord, Vec<Effect>), InvalidTransition> {
     let (number, state, name) = (record.number, record.state.name(), event.name());
-    let mut next =
-        advance::advance(record, event, now).map_err(|why| InvalidTransition { number, state, event: name, why })?;
+    let mut next = advance::advance(record, event, now).map_err(|why| InvalidTransition {
+        number,
+        state,
+        event: name,
+        why,
+    })?;
     next.updated = now;
     advance::count_job(&mut next);
     let effects = effects(&next);

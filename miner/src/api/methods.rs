@@ -144,7 +144,10 @@ pub fn module(context: Context) -> Result<RpcModule<Context>, RegisterMethodErro
         let SectorParams { number, log } = params.parse()?;
         context.status(number, log).await
     })?;
-    module.register_async_method("Sealfarm.AgentsList", |_, context, _| async move { context.agents().await })?;
+    module.register_async_method(
+        "Sealfarm.AgentsList",
+        |_, context, _| async move { context.agents().await },
+    )?;
     module.register_async_method("Sealfarm.Info", |_, context, _| async move { context.info().await })?;
     Ok(module)
 }
@@ -229,9 +232,9 @@ impl Context {
 
 /// Payload bytes of the events that crossed the WAN: those of sites.
 fn site_bytes(history: &[Message]) -> u64 {
-    let of_sites = history
-        .iter()
-        .filter(|message| wire::event_subject(&message.subject).is_some_and(|(source, ..)| source != "miner"));
+    let of_sites = history.iter().filter(|message| {
+        wire::event_subject(&message.subject).is_some_and(|(source, ..)| source != "miner")
+    });
     of_sites.map(|message| message.payload.len() as u64).sum()
 }
 

@@ -55,9 +55,10 @@ pub fn router(context: Context, secret: Secret) -> Result<Router, RegisterMethod
 pub async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, ExitError> {
     TcpListener::bind(address).await.map_err(|error| {
         let (code, next) = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                (ExitCode::PortInUse, format!("end what uses port {}, or set {key} to another", address.port()))
-            }
+            io::ErrorKind::AddrInUse => (
+                ExitCode::PortInUse,
+                format!("end what uses port {}, or set {key} to another", address.port()),
+            ),
             _ => (ExitCode::Failure, format!("set {key} to an address of this machine")),
         };
         ExitError::new(code, format!("cannot listen on port {} of {}", address.port(), address.ip()))
@@ -82,7 +83,8 @@ struct Named {
 
 async fn call(State(service): State<Service>, headers: HeaderMap, body: String) -> Response {
     let Ok(Named { method }) = serde_json::from_str(&body) else {
-        return (StatusCode::BAD_REQUEST, "the body is no JSON-RPC request: it has no `method`\n").into_response();
+        return (StatusCode::BAD_REQUEST, "the body is no JSON-RPC request: it has no `method`\n")
+            .into_response();
     };
     if let Some(refusal) = refuse(&service, &headers, &method) {
         return refusal;
@@ -106,7 +108,8 @@ fn refuse(service: &Service, headers: &HeaderMap, method: &str) -> Option<Respon
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("Bearer "));
     let Some(token) = token else {
-        let text = format!("{method} needs a token with the permission `{needed}`: send `Authorization: Bearer`\n");
+        let text =
+            format!("{method} needs a token with the permission `{needed}`: send `Authorization: Bearer`\n");
         return Some((StatusCode::UNAUTHORIZED, text).into_response());
     };
     match service.secret.verify_token(token.trim()) {

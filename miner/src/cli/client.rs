@@ -80,7 +80,9 @@ fn explain(error: ClientError, url: &str, repo: &Repo) -> ExitError {
                 .because(source)
                 .next("start it with `sealfarm-miner run`, or name its repository with --repo"),
         },
-        other => ExitError::new(ExitCode::Failure, format!("the miner at {url} answered nonsense")).because(other),
+        other => {
+            ExitError::new(ExitCode::Failure, format!("the miner at {url} answered nonsense")).because(other)
+        }
     }
 }
 

@@ -112,7 +112,13 @@ impl Repo {
     ///
     /// # Errors
     /// When something is there already, or the place cannot be written.
-    pub fn create(&self, config: &str, secret: &Secret, token: &Token, api: &ApiAddress) -> Result<(), ExitError> {
+    pub fn create(
+        &self,
+        config: &str,
+        secret: &Secret,
+        token: &Token,
+        api: &ApiAddress,
+    ) -> Result<(), ExitError> {
         if fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.next().is_some()) || self.dir.is_file() {
             let message = format!("{} exists and is not empty", self.dir.display());
             return Err(ExitError::new(ExitCode::BadInput, message)

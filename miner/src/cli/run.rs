@@ -54,8 +54,7 @@ pub(super) async fn run(repo: Repo) -> Result<(), ExitError> {
     let farm = settings.farm_info();
     etcd.create_farm(&farm).await.map_err(no_etcd)?;
     let clock = Clock::system();
-    let members =
-        etcd.watch_members(farm.miner, clock.clone(), stop.clone()).await.map_err(no_etcd)?;
+    let members = etcd.watch_members(farm.miner, clock.clone(), stop.clone()).await.map_err(no_etcd)?;
     let chain = Arc::new(open_chain(&repo, settings, verifier.clone(), clock.clone()).await?);
 
     // The election outlives the driver: another miner must not begin while this one still stores.
@@ -75,14 +74,8 @@ pub(super) async fn run(repo: Repo) -> Result<(), ExitError> {
         shutdown: stop.clone(),
     });
     let driving = tokio::spawn(driver.run());
-    let context = api::Context {
-        handle,
-        bus,
-        chain: chain.clone(),
-        members,
-        leadership: election.leadership(),
-        farm,
-    };
+    let context =
+        api::Context { handle, bus, chain: chain.clone(), members, leadership: election.leadership(), farm };
     let router = api::router(context, secret)
         .map_err(|e| ExitError::new(ExitCode::Failure, "cannot set up the API").because(e))?;
     repo.write_api(&ApiAddress::of_socket(listeners.api))?;
@@ -151,7 +144,9 @@ impl Listeners {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => {
                         stop.cancel();
-                        return Err(ExitError::new(ExitCode::Failure, "the API cannot be served").because(error));
+                        return Err(
+                            ExitError::new(ExitCode::Failure, "the API cannot be served").because(error)
+                        );
                     }
                     Err(error) => {
                         stop.cancel();
@@ -183,7 +178,9 @@ async fn open_chain(
         let code = match error {
             OpenError::Config(_) => ExitCode::BadInput,
             OpenError::Mismatch { .. } => ExitCode::Refused,
-            OpenError::Journal(_) | OpenError::OutOfPlace { .. } | OpenError::NoGenesis { .. } => ExitCode::Failure,
+            OpenError::Journal(_) | OpenError::OutOfPlace { .. } | OpenError::NoGenesis { .. } => {
+                ExitCode::Failure
+            }
         };
         ExitError::new(code, "cannot open the dev chain").because(error)
     })
@@ -199,7 +196,9 @@ fn no_verifier(error: VerifyError) -> ExitError {
 
 fn no_nats(error: ConnectError) -> ExitError {
     let (code, next) = match error {
-        ConnectError::Unreachable { .. } => (ExitCode::Unreachable, "start NATS, or correct [NATS] Url in config.toml"),
+        ConnectError::Unreachable { .. } => {
+            (ExitCode::Unreachable, "start NATS, or correct [NATS] Url in config.toml")
+        }
         ConnectError::Denied { .. } => (ExitCode::Refused, "correct [NATS] Credentials in config.toml"),
         ConnectError::Credentials { .. } => (ExitCode::BadInput, "correct [NATS] Credentials in config.toml"),
         ConnectError::TooOld { .. } => (ExitCode::Refused, "upgrade the server"),

@@ -44,7 +44,17 @@ pub(super) async fn sectors(repo: &Repo, json: bool) -> Result<(), ExitError> {
     }
     warn_of_null(rows.iter().map(|row| row.prover));
     let mut table = Table::new();
-    table.set_header(["sector", "state", "agent", "prover", "CommR", "proof bytes", "seconds", "updated", "note"]);
+    table.set_header([
+        "sector",
+        "state",
+        "agent",
+        "prover",
+        "CommR",
+        "proof bytes",
+        "seconds",
+        "updated",
+        "note",
+    ]);
     for row in &rows {
         table.add_row([
             row.number.to_string(),
@@ -63,7 +73,12 @@ pub(super) async fn sectors(repo: &Repo, json: bool) -> Result<(), ExitError> {
 }
 
 /// `sectors status`.
-pub(super) async fn sector(repo: &Repo, number: SectorNumber, log: bool, json: bool) -> Result<(), ExitError> {
+pub(super) async fn sector(
+    repo: &Repo,
+    number: SectorNumber,
+    log: bool,
+    json: bool,
+) -> Result<(), ExitError> {
     let detail: SectorDetail = call(repo, "Sealfarm.SectorsStatus", SectorParams { number, log }).await?;
     if json {
         return print_json(&detail);

@@ -45,7 +45,7 @@ pub(super) enum Kept {
     /// The record is stored and what follows from it is published.
     Stored(u64),
     /// Somebody else wrote first; this is what is there.
-    Overtaken(Option<(SectorRecord, u64)>),
+    Overtaken(Option<Box<(SectorRecord, u64)>>),
     /// It cannot be stored at all.
     Impossible(RecordsError),
 }
@@ -85,7 +85,7 @@ impl Io {
             Ok(None) => {
                 let number = record.number;
                 let there = self.again("read a sector record", || self.records.read(number)).await;
-                return Kept::Overtaken(there);
+                return Kept::Overtaken(there.map(Box::new));
             }
             Err(error) => return Kept::Impossible(error),
         };

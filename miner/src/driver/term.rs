@@ -7,29 +7,22 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sealfarm_common::etcd::Leadership;
-use sealfarm_common::job::{AgentId, JobResult};
+use sealfarm_common::job::AgentId;
 use sealfarm_common::membership::Members;
 use sealfarm_common::sector::SectorNumber;
 use sealfarm_common::shutdown;
-use sealfarm_nats::bus::{Bus, Delivery};
-use sealfarm_nats::consume::{self, PULL_WAIT, Source};
-use sealfarm_nats::subjects::Hub;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use sealfarm_nats::consume::PULL_WAIT;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::handle::{Command, CommandError, Overview, PLEDGE_MAX, Reply};
+use super::handle::{Command, CommandError, Reply};
 use super::io::{Answer, Io, Kept};
-use super::pledging;
+use super::results::{Incoming, RESULTS_IN_HAND_MAX, spawn_consumer};
 use crate::chain::{ChainEpoch, ChainMessageId, Head};
-use crate::placement::{self, Load};
-use crate::sector::{self, Dropped, Effect, Event as SectorEvent, InvalidTransition, SectorRecord, SectorState};
+use crate::sector::{self, Dropped, Effect, Event as SectorEvent, InvalidTransition, SectorRecord};
 
-/// Results in hand at the same time.
-const RESULTS_IN_HAND_MAX: usize = 64;
-/// A result that could not be taken is delivered again after this.
-const HAND_BACK_FOR: Duration = Duration::from_secs(1);
 /// The first sector's number.
 const FIRST_NUMBER: u64 = 1;
 
@@ -44,7 +37,7 @@ pub(super) enum Ended {
 }
 
 /// Who waits for an event to be stored.
-enum Waiting {
+pub(super) enum Waiting {
     /// Nobody: it is repeated if it is lost.
     Nobody,
     /// A delivery of a result, acknowledged when this is answered.
@@ -73,26 +66,34 @@ impl Waiting {
 }
 
 /// One sector in memory.
-struct Slot {
-    record: Arc<SectorRecord>,
+pub(super) struct Slot {
+    pub(super) record: Arc<SectorRecord>,
     revision: u64,
     /// The event that is being stored.
     busy: bool,
     queue: VecDeque<(SectorEvent, Waiting)>,
 }
 
-/// A result on its way from the consumer.
-struct Incoming {
-    result: Box<JobResult>,
-    payload_bytes: u64,
-    reply: oneshot::Sender<()>,
+/// What storing a sector's next record ended with.
+pub(super) struct StoreEnded {
+    number: SectorNumber,
+    next: Arc<SectorRecord>,
+    kept: Kept,
+    /// What was not stored, to be taken again.
+    again: Option<(SectorEvent, Waiting)>,
 }
 
 /// What a task ended with.
-enum Done {
-    Kept { number: SectorNumber, next: Arc<SectorRecord>, kept: Kept, again: Option<(SectorEvent, Waiting)> },
-    Published { number: SectorNumber },
-    Asked { number: SectorNumber, effect: Effect, answer: Option<Answer> },
+pub(super) enum Done {
+    Kept(Box<StoreEnded>),
+    Published {
+        number: SectorNumber,
+    },
+    Asked {
+        number: SectorNumber,
+        effect: Box<Effect>,
+        answer: Option<Box<Answer>>,
+    },
     Searched(Vec<(SectorNumber, SectorEvent)>),
     Pledged {
         placed: Vec<AgentId>,
@@ -117,11 +118,11 @@ enum Event {
 
 /// One term.
 pub(super) struct Term {
-    io: Arc<Io>,
-    members: watch::Receiver<Members>,
+    pub(super) io: Arc<Io>,
+    pub(super) members: watch::Receiver<Members>,
     heads: watch::Receiver<Head>,
-    slots: BTreeMap<SectorNumber, Slot>,
-    tasks: JoinSet<Done>,
+    pub(super) slots: BTreeMap<SectorNumber, Slot>,
+    pub(super) tasks: JoinSet<Done>,
     results: mpsc::Receiver<Incoming>,
     consumer: JoinHandle<()>,
     stop_consumer: CancellationToken,
@@ -134,10 +135,10 @@ pub(super) struct Term {
     at_epoch: BTreeMap<ChainEpoch, Vec<(SectorNumber, Effect)>>,
     rests: BTreeSet<(Timestamp, SectorNumber)>,
     /// Sectors placed whose records are not created yet.
-    being_pledged: BTreeMap<AgentId, u32>,
-    numbers: Arc<AtomicU64>,
+    pub(super) being_pledged: BTreeMap<AgentId, u32>,
+    pub(super) numbers: Arc<AtomicU64>,
     agents_known: BTreeSet<AgentId>,
-    dropped: BTreeMap<Dropped, u64>,
+    pub(super) dropped: BTreeMap<Dropped, u64>,
 }
 
 impl Term {
@@ -249,7 +250,7 @@ impl Term {
     }
 
     /// Takes in a record that is stored, and carries out what it asks for.
-    fn adopt(&mut self, record: SectorRecord, revision: u64) {
+    pub(super) fn adopt(&mut self, record: SectorRecord, revision: u64) {
         let number = record.number;
         let settled = record.state.is_settled();
         let record = Arc::new(record);
@@ -268,7 +269,7 @@ impl Term {
     }
 
     /// Queues an event for its sector, and goes on with that sector if it is idle.
-    fn offer(&mut self, number: SectorNumber, event: SectorEvent, waiting: Waiting) {
+    pub(super) fn offer(&mut self, number: SectorNumber, event: SectorEvent, waiting: Waiting) {
         match self.slots.get_mut(&number) {
             Some(slot) => {
                 slot.queue.push_back((event, waiting));
@@ -301,7 +302,7 @@ impl Term {
                             }
                             _ => Some((event, waiting)),
                         };
-                        Done::Kept { number, next, kept, again }
+                        Done::Kept(Box::new(StoreEnded { number, next, kept, again }))
                     });
                     return;
                 }
@@ -320,21 +321,22 @@ impl Term {
 
     fn take_done(&mut self, done: Done) {
         match done {
-            Done::Kept { number, next, kept, again } => self.take_kept(number, next, kept, again),
+            Done::Kept(ended) => self.take_kept(*ended),
             Done::Published { number } => {
                 if let Some(slot) = self.slots.get_mut(&number) {
                     slot.busy = false;
                 }
                 self.go_on(number);
             }
-            Done::Asked { number, effect, answer } => match answer {
+            Done::Asked { number, effect, answer } => match answer.map(|answer| *answer) {
                 Some(Answer::Event(event)) => self.offer(number, event, Waiting::Nobody),
-                Some(Answer::At(epoch)) => self.wait_for(epoch, number, effect),
+                Some(Answer::At(epoch)) => self.wait_for(epoch, number, *effect),
                 None => {}
             },
             Done::Searched(found) => {
                 self.searching = false;
                 for (number, event) in found {
+                    self.forget_waits(number);
                     self.offer(number, event, Waiting::Nobody);
                 }
             }
@@ -343,13 +345,8 @@ impl Term {
         }
     }
 
-    fn take_kept(
-        &mut self,
-        number: SectorNumber,
-        next: Arc<SectorRecord>,
-        kept: Kept,
-        again: Option<(SectorEvent, Waiting)>,
-    ) {
+    fn take_kept(&mut self, ended: StoreEnded) {
+        let StoreEnded { number, next, kept, again } = ended;
         let Some(slot) = self.slots.get_mut(&number) else { return };
         slot.busy = false;
         match kept {
@@ -364,7 +361,7 @@ impl Term {
             }
             Kept::Overtaken(there) => {
                 tracing::warn!(sector = %number, "the record was changed by somebody else; going on from what is there");
-                if let Some((record, revision)) = there {
+                if let Some((record, revision)) = there.map(|there| *there) {
                     (slot.record, slot.revision) = (Arc::new(record), revision);
                 }
                 slot.queue.extend(again);
@@ -416,8 +413,8 @@ impl Term {
     fn ask(&mut self, number: SectorNumber, effect: Effect) {
         let io = self.io.clone();
         self.tasks.spawn(async move {
-            let answer = io.ask_chain(&effect).await;
-            Done::Asked { number, effect, answer }
+            let answer = io.ask_chain(&effect).await.map(Box::new);
+            Done::Asked { number, effect: Box::new(effect), answer }
         });
     }
 
@@ -436,10 +433,8 @@ impl Term {
         let later = self.at_epoch.split_off(&(head + 1));
         for (number, effect) in std::mem::replace(&mut self.at_epoch, later).into_values().flatten() {
             // The sector may have moved on meanwhile.
-            let wanted = self
-                .slots
-                .get(&number)
-                .is_some_and(|slot| sector::effects(&slot.record).contains(&effect));
+            let wanted =
+                self.slots.get(&number).is_some_and(|slot| sector::effects(&slot.record).contains(&effect));
             if wanted {
                 self.ask(number, effect);
             }
@@ -495,140 +490,5 @@ impl Term {
         let Incoming { result, payload_bytes, reply } = incoming;
         let number = result.sector.number;
         self.offer(number, SectorEvent::Result { result, payload_bytes }, Waiting::Delivery(reply));
-    }
-
-    fn take_command(&mut self, command: Command) {
-        match command {
-            Command::Pledge { count, reply } => self.pledge(count, reply),
-            Command::Retry { number, reply } => {
-                self.offer(number, SectorEvent::Retry, Waiting::Operator(reply));
-            }
-            Command::Sectors { reply } => {
-                drop(reply.send(Ok(self.slots.values().map(|slot| slot.record.clone()).collect())));
-            }
-            Command::Sector { number, reply } => {
-                let slot = self.slots.get(&number).ok_or(CommandError::UnknownSector(number));
-                drop(reply.send(slot.map(|slot| slot.record.clone())));
-            }
-            Command::Overview { reply } => drop(reply.send(Ok(self.overview()))),
-        }
-    }
-
-    fn overview(&self) -> Overview {
-        let mut overview = Overview::default();
-        for slot in self.slots.values() {
-            *overview.sectors.entry(slot.record.state.name().to_owned()).or_default() += 1;
-        }
-        overview.dropped = self.dropped.iter().map(|(why, n)| (why.as_str().to_owned(), *n)).collect();
-        overview
-    }
-
-    /// Places all sectors of a pledge, then has their numbers reserved.
-    fn pledge(&mut self, count: u32, reply: Reply<Vec<SectorNumber>>) {
-        if !(1..=PLEDGE_MAX).contains(&count) {
-            return drop(reply.send(Err(CommandError::Count(count))));
-        }
-        let mut loads = self.loads();
-        let mut placed = Vec::new();
-        for _ in 0..count {
-            let members = self.members.borrow();
-            match placement::place(&members, &loads, self.io.sector_size, self.io.prover) {
-                Ok(agent) => {
-                    let load = loads.entry(agent.clone()).or_default();
-                    *load = load.plus_one();
-                    placed.push(agent);
-                }
-                Err(none) => return drop(reply.send(Err(none.into()))),
-            }
-        }
-        for agent in &placed {
-            *self.being_pledged.entry(agent.clone()).or_default() += 1;
-        }
-        let (io, numbers) = (self.io.clone(), self.numbers.clone());
-        self.tasks.spawn(async move {
-            let records = pledging::pledge(&io, &numbers, placed.clone()).await;
-            Done::Pledged { placed, records, reply }
-        });
-    }
-
-    /// What every agent has in flight.
-    fn loads(&self) -> BTreeMap<AgentId, Load> {
-        let mut loads: BTreeMap<AgentId, Load> = BTreeMap::new();
-        for record in self.slots.values().map(|slot| &slot.record).filter(|r| !r.state.is_settled()) {
-            let load = loads.entry(record.agent.clone()).or_default();
-            load.in_flight += 1;
-            if matches!(record.state, SectorState::PreCommitting { .. } | SectorState::Ticketing { .. }) {
-                load.unfinished += 1;
-            }
-        }
-        for (agent, count) in &self.being_pledged {
-            let load = loads.entry(agent.clone()).or_default();
-            load.in_flight += count;
-            load.unfinished += count;
-        }
-        loads
-    }
-
-    fn take_pledged(
-        &mut self,
-        placed: &[AgentId],
-        records: Result<Vec<(SectorRecord, u64)>, CommandError>,
-        reply: Reply<Vec<SectorNumber>>,
-    ) {
-        for agent in placed {
-            if let Some(count) = self.being_pledged.get_mut(agent) {
-                *count = count.saturating_sub(1);
-            }
-        }
-        let records = match records {
-            Ok(records) => records,
-            Err(error) => return drop(reply.send(Err(error))),
-        };
-        let numbers = records.iter().map(|(record, _)| record.number).collect();
-        for (record, revision) in records {
-            tracing::info!(sector = %record.id(), agent = %record.agent, prover = %record.prover, "pledged");
-            self.adopt(record, revision);
-        }
-        drop(reply.send(Ok(numbers)));
-    }
-}
-
-/// Pulls results while the term lasts.
-fn spawn_consumer(
-    bus: Arc<dyn Bus>,
-    hub: Hub,
-    results: mpsc::Sender<Incoming>,
-    stop: CancellationToken,
-) -> JoinHandle<()> {
-    let source = Source {
-        stream: hub.results_stream(),
-        consumer: hub.results_consumer().to_owned(),
-        permits: Arc::new(Semaphore::new(RESULTS_IN_HAND_MAX)),
-        batch: RESULTS_IN_HAND_MAX,
-    };
-    let letters = bus.clone();
-    tokio::spawn(consume::consume(bus, source, move || stop.is_cancelled(), move |delivery| {
-        let (bus, results) = (letters.clone(), results.clone());
-        async move { take_delivery(&*bus, hub, &results, &delivery).await }
-    }))
-}
-
-/// Hands a result to the loop; acknowledged when what follows from it is stored and published.
-async fn take_delivery(bus: &dyn Bus, hub: Hub, results: &mpsc::Sender<Incoming>, delivery: &Delivery) {
-    let dead = hub.dead("results");
-    let Some(result) = consume::decode_or_bury::<JobResult>(bus, delivery, &dead).await else { return };
-    // A site can only publish under its own name; the payload must not claim another.
-    let said = hub.result(&result.agent, result.kind, result.sector.number);
-    if said != delivery.message.subject || result.sector.miner != hub.0 {
-        let reason = format!("the payload belongs under {said}");
-        return consume::bury(bus, delivery, &dead, &reason).await;
-    }
-    let payload_bytes = delivery.message.payload.len() as u64;
-    let (reply, stored) = oneshot::channel();
-    let incoming = Incoming { result: Box::new(result), payload_bytes, reply };
-    let taken = results.send(incoming).await.is_ok() && stored.await.is_ok();
-    let answered = if taken { delivery.ack().await } else { delivery.nak(HAND_BACK_FOR).await };
-    if let Err(error) = answered {
-        tracing::debug!(%error, subject = delivery.message.subject, "not acknowledged; it comes again and is dropped");
     }
 }

@@ -270,7 +270,8 @@ fn take_landing(
         None => return Err(Dropped::OutOfPlace),
     }
     if let ExitCode::Refused { code, reason } = landed.exit {
-        let reason = format!("message {message} landed at epoch {} with exit code {code}: {reason}", landed.epoch);
+        let reason =
+            format!("message {message} landed at epoch {} with exit code {code}: {reason}", landed.epoch);
         return Ok(refused(next, reason, now));
     }
     Ok(match next.state.clone() {

@@ -201,7 +201,13 @@ fn every_state_and_event_has_its_line_in_the_table() {
         for (event, value) in events(&record) {
             let outcome = match step(&record, value, at(500)) {
                 Ok((next, effects)) => {
-                    format!("{}, fence {} -> {}: {}", next.state.name(), record.fence, next.fence, names(&effects))
+                    format!(
+                        "{}, fence {} -> {}: {}",
+                        next.state.name(),
+                        record.fence,
+                        next.fence,
+                        names(&effects)
+                    )
                 }
                 Err(invalid) => invalid.why.as_str().to_owned(),
             };

@@ -1,0 +1,109 @@
+//! What operators ask of a term: answered from memory, or placed and pledged.
+
+use std::collections::BTreeMap;
+
+use sealfarm_common::job::AgentId;
+use sealfarm_common::sector::SectorNumber;
+
+use super::handle::{Command, CommandError, Overview, PLEDGE_MAX, Reply};
+use super::pledging;
+use super::term::{Done, Term, Waiting};
+use crate::placement::{self, Load};
+use crate::sector::{Event as SectorEvent, SectorRecord, SectorState};
+
+impl Term {
+    pub(super) fn take_command(&mut self, command: Command) {
+        match command {
+            Command::Pledge { count, reply } => self.pledge(count, reply),
+            Command::Retry { number, reply } => {
+                self.offer(number, SectorEvent::Retry, Waiting::Operator(reply));
+            }
+            Command::Sectors { reply } => {
+                drop(reply.send(Ok(self.slots.values().map(|slot| slot.record.clone()).collect())));
+            }
+            Command::Sector { number, reply } => {
+                let slot = self.slots.get(&number).ok_or(CommandError::UnknownSector(number));
+                drop(reply.send(slot.map(|slot| slot.record.clone())));
+            }
+            Command::Overview { reply } => drop(reply.send(Ok(self.overview()))),
+        }
+    }
+
+    fn overview(&self) -> Overview {
+        let mut overview = Overview::default();
+        for slot in self.slots.values() {
+            *overview.sectors.entry(slot.record.state.name().to_owned()).or_default() += 1;
+        }
+        overview.dropped = self.dropped.iter().map(|(why, n)| (why.as_str().to_owned(), *n)).collect();
+        overview
+    }
+
+    /// Places all sectors of a pledge, then has their numbers reserved.
+    fn pledge(&mut self, count: u32, reply: Reply<Vec<SectorNumber>>) {
+        if !(1..=PLEDGE_MAX).contains(&count) {
+            return drop(reply.send(Err(CommandError::Count(count))));
+        }
+        let mut loads = self.loads();
+        let mut placed = Vec::new();
+        for _ in 0..count {
+            let members = self.members.borrow();
+            match placement::place(&members, &loads, self.io.sector_size, self.io.prover) {
+                Ok(agent) => {
+                    let load = loads.entry(agent.clone()).or_default();
+                    *load = load.plus_one();
+                    placed.push(agent);
+                }
+                Err(none) => return drop(reply.send(Err(none.into()))),
+            }
+        }
+        for agent in &placed {
+            *self.being_pledged.entry(agent.clone()).or_default() += 1;
+        }
+        let (io, numbers) = (self.io.clone(), self.numbers.clone());
+        self.tasks.spawn(async move {
+            let records = pledging::pledge(&io, &numbers, placed.clone()).await;
+            Done::Pledged { placed, records, reply }
+        });
+    }
+
+    /// What every agent has in flight.
+    fn loads(&self) -> BTreeMap<AgentId, Load> {
+        let mut loads: BTreeMap<AgentId, Load> = BTreeMap::new();
+        for record in self.slots.values().map(|slot| &slot.record).filter(|r| !r.state.is_settled()) {
+            let load = loads.entry(record.agent.clone()).or_default();
+            load.in_flight += 1;
+            if matches!(record.state, SectorState::PreCommitting { .. } | SectorState::Ticketing { .. }) {
+                load.unfinished += 1;
+            }
+        }
+        for (agent, count) in &self.being_pledged {
+            let load = loads.entry(agent.clone()).or_default();
+            load.in_flight += count;
+            load.unfinished += count;
+        }
+        loads
+    }
+
+    pub(super) fn take_pledged(
+        &mut self,
+        placed: &[AgentId],
+        records: Result<Vec<(SectorRecord, u64)>, CommandError>,
+        reply: Reply<Vec<SectorNumber>>,
+    ) {
+        for agent in placed {
+            if let Some(count) = self.being_pledged.get_mut(agent) {
+                *count = count.saturating_sub(1);
+            }
+        }
+        let records = match records {
+            Ok(records) => records,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let numbers = records.iter().map(|(record, _)| record.number).collect();
+        for (record, revision) in records {
+            tracing::info!(sector = %record.id(), agent = %record.agent, prover = %record.prover, "pledged");
+            self.adopt(record, revision);
+        }
+        drop(reply.send(Ok(numbers)));
+    }
+}
