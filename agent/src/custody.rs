@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use sealfarm_common::failure::{Failure, FailureClass};
-use sealfarm_common::job::{Job, JobKind, JobOutput, Outcome};
+use sealfarm_common::job::{Job, JobOutput, Outcome};
 use sealfarm_common::manifest::Manifest;
 use sealfarm_common::retry::Backoff;
 use sealfarm_common::task::{Task, TaskKind};
@@ -14,12 +14,15 @@ use sealfarm_nats::bus::{Bus, BusError, Delivery, Published};
 use sealfarm_nats::consume;
 use sealfarm_nats::subjects::Site;
 use sealfarm_nats::wire;
+use tokio::time::Instant;
 
 use crate::driver::Shared;
 use crate::plan::{self, Collision, Line, Next};
 
 /// How long a job waits that cannot be taken now; its deliveries last for hours.
 const JOB_AGAIN: Backoff = Backoff { initial: Duration::from_secs(5), ceiling: Duration::from_secs(900) };
+/// So long a job is held for a place; well below the ack wait.
+const HELD_MOST: Duration = Duration::from_secs(10);
 /// A full queue place that turns out empty is tried again so often.
 const PLACE_TRIES: u32 = 3;
 /// Rounds skipped at most to find one that was not published lately.
@@ -121,9 +124,7 @@ impl Shared {
 
     /// Stores the job as a task of the site.
     async fn begin(&self, job: &Job, kind: TaskKind) -> Result<(), String> {
-        self.expect_place_for(job)?;
-        // Counted before it is stored, so that two jobs at once cannot both take the last place.
-        let was_known = self.begin_flight(job);
+        let was_known = self.admit_soon(job).await?;
         let task = Task::new(job.clone(), kind, 0);
         match place(self.site_bus(), self.site(), task, false).await {
             Ok((Placed::Stored, task)) => {
@@ -158,29 +159,24 @@ impl Shared {
         }
     }
 
-    /// Whether another sector can begin here. A sector that is here already always goes on.
-    fn expect_place_for(&self, job: &Job) -> Result<(), String> {
-        if job.kind() != JobKind::PreCommit || self.in_custody(job.id) {
-            return Ok(());
+    /// Counts a job as being here, once there is a place for it: a place that is freed within
+    /// [`HELD_MOST`] is waited for with the job in hand. Tells whether it was here already.
+    async fn admit_soon(&self, job: &Job) -> Result<bool, String> {
+        let until = Instant::now() + HELD_MOST;
+        let mut freed = self.freed();
+        loop {
+            match self.admit(job) {
+                Err(reason) if self.stopping() || Instant::now() >= until => return Err(reason),
+                Err(_) => {}
+                admitted => return admitted,
+            }
+            tokio::select! {
+                biased;
+                () = self.stopped() => {}
+                _ = freed.changed() => {}
+                () = tokio::time::sleep_until(until) => {}
+            }
         }
-        if self.draining() {
-            return Err("the agent is draining".to_owned());
-        }
-        let (sealing, most) = (self.sectors_sealing(), self.limits().sectors_in_flight_max as usize);
-        if sealing >= most {
-            return Err(format!("{sealing} sectors are being sealed and MaxSectorsInFlight is {most}"));
-        }
-        // What those under way have yet to write is not known here: a whole sector is kept free for each.
-        let size = self.farm().sector_size;
-        let free = self.store().free_bytes().map_err(|e| e.to_string())?;
-        let needed = size.sealing_bytes().saturating_mul(sealing as u64 + 1);
-        if free < needed {
-            self.store().expect_room_for(size).map_err(|e| e.to_string())?;
-            return Err(format!(
-                "the store has {free} bytes free; {sealing} sectors under way and one more need {needed}"
-            ));
-        }
-        Ok(())
     }
 
     /// Hands a job back for later. On its last delivery it goes to the dead stream, and the miner is told.
@@ -197,7 +193,7 @@ impl Shared {
         }
         let tried = u32::try_from(delivery.delivered.saturating_sub(1)).unwrap_or(u32::MAX);
         let delay = JOB_AGAIN.delay(tried, 0.5);
-        tracing::warn!(sector = %job.sector.number, job = %job.id, reason, again_in = ?delay, "job handed back for later");
+        tracing::info!(sector = %job.sector.number, job = %job.id, reason, again_in = ?delay, "job handed back for later");
         if let Err(error) = delivery.nak(delay).await {
             tracing::debug!(%error, job = %job.id, "not handed back; it comes again by itself");
         }

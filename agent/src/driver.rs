@@ -24,7 +24,7 @@ use sealfarm_nats::bus::{Bus, BusError, Message};
 use sealfarm_nats::consume::{self, PULL_WAIT, Source};
 use sealfarm_nats::subjects::{Hub, Site};
 use sealfarm_nats::{outbox, streams, wire};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -90,6 +90,7 @@ pub struct Driver;
 impl Driver {
     /// An agent that does nothing until its future is polled. Dropping the future kills it, which is
     /// harmless at any moment; [`Handle::stop`] ends it in order.
+    #[expect(clippy::new_ret_no_self, reason = "the agent is the future; the handle is the way into it")]
     pub fn new(parts: Parts) -> (Handle, impl Future<Output = Result<(), DriverError>> + Send) {
         let shared = Arc::new(Shared::new(parts));
         (Handle(shared.clone()), run(shared))
@@ -172,8 +173,8 @@ pub(crate) struct Shared {
     info: watch::Sender<AgentInfo>,
     ready: watch::Sender<bool>,
     stop: CancellationToken,
-    /// Told whenever a job has left the site's custody.
-    freed: Notify,
+    /// Counts the jobs that have left the site's custody, for those who wait for a place.
+    freed: watch::Sender<u64>,
     dropped: AtomicU64,
 }
 
@@ -204,7 +205,7 @@ impl Shared {
             info: watch::Sender::new(info),
             ready: watch::Sender::new(false),
             stop: CancellationToken::new(),
-            freed: Notify::new(),
+            freed: watch::Sender::new(0),
             dropped: AtomicU64::new(0),
         }
     }
@@ -242,37 +243,51 @@ impl Shared {
         &self.store
     }
 
-    pub(crate) fn limits(&self) -> Limits {
-        self.limits
-    }
-
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    pub(crate) fn draining(&self) -> bool {
-        self.state().draining
+    pub(crate) fn stopping(&self) -> bool {
+        self.stop.is_cancelled()
     }
 
-    pub(crate) fn in_custody(&self, job: Uuid) -> bool {
-        self.state().flights.contains(job)
+    pub(crate) async fn stopped(&self) {
+        self.stop.cancelled().await;
     }
 
-    pub(crate) fn sectors_sealing(&self) -> usize {
-        self.state().flights.sectors_in(JobKind::PreCommit)
+    /// Changes whenever a job has left the site's custody.
+    pub(crate) fn freed(&self) -> watch::Receiver<u64> {
+        self.freed.subscribe()
     }
 
-    /// Counts a job as being here; tells whether it was.
-    pub(crate) fn begin_flight(&self, job: &Job) -> bool {
+    /// Counts a job as being here, or says why another sector cannot begin. One that is here already
+    /// always goes on. Tells whether the job was here.
+    pub(crate) fn admit(&self, job: &Job) -> Result<bool, String> {
+        let (size, most) = (self.farm.sector_size, self.limits.sectors_in_flight_max as usize);
+        let free = self.store.free_bytes().map_err(|e| e.to_string())?;
         let mut state = self.state();
         let known = state.flights.contains(job.id);
+        if job.kind() == JobKind::PreCommit && !known {
+            let sealing = state.flights.sectors_in(JobKind::PreCommit);
+            // What those under way have yet to write is not known: a whole sector is kept free for each.
+            let needed = size.sealing_bytes().saturating_mul(sealing as u64 + 1);
+            if state.draining {
+                return Err("the agent is draining".to_owned());
+            } else if sealing >= most {
+                return Err(format!("{sealing} sectors are being sealed and MaxSectorsInFlight is {most}"));
+            } else if free < needed {
+                return Err(format!(
+                    "the store has {free} bytes free, and {sealing} {size} sectors under way and one more need {needed}"
+                ));
+            }
+        }
         state.flights.began(job);
-        known
+        Ok(known)
     }
 
     pub(crate) fn end_flight(&self, job: Uuid) {
         self.state().flights.ended(job);
-        self.freed.notify_one();
+        self.freed.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     pub(crate) fn note_queued(&self, task: &Task) {
@@ -426,6 +441,7 @@ async fn try_prepare(shared: &Shared) -> Result<(), BusError> {
 async fn jobs(shared: &Arc<Shared>) {
     let (stream, consumer) = (shared.hub_names().jobs_stream(), shared.agent().to_string());
     let mut running = JoinSet::new();
+    let mut freed = shared.freed();
     let mut outage = 0;
     while !shared.stop.is_cancelled() {
         while running.try_join_next().is_some() {}
@@ -435,7 +451,7 @@ async fn jobs(shared: &Arc<Shared>) {
                 biased;
                 () = shared.stop.cancelled() => {}
                 _ = running.join_next(), if !running.is_empty() => {}
-                () = shared.freed.notified() => {}
+                _ = freed.changed() => {}
             }
             continue;
         }

@@ -175,7 +175,7 @@ pub enum AfterFailure {
     /// Ask again.
     Retry {
         /// The next round.
-        task: Task,
+        task: Box<Task>,
         /// Not before this.
         delay: Duration,
     },
@@ -201,7 +201,7 @@ pub fn after_failure(task: &Task, failure: &Failure, now: Timestamp) -> AfterFai
         let reason = format!("{} failed {TRIES_MAX} times, last: {}", task.task, failure.reason);
         return AfterFailure::GiveUp(Failure::new(failure.class, reason));
     }
-    AfterFailure::Retry { task: task.again(spends), delay: Backoff::INFRA.delay(tries_before, jitter(task)) }
+    AfterFailure::Retry { task: Box::new(task.again(spends)), delay: Backoff::INFRA.delay(tries_before, jitter(task)) }
 }
 
 /// Spreads the retries of many tasks, the same way each time: 0 to 1 from the task's id.
@@ -292,9 +292,9 @@ pub fn follow(result: &TaskResult, manifest: Option<&Manifest>, delivered: u64, 
             AfterFailure::GiveUp(failure) => Follow::Report(Outcome::Failed(failure)),
             AfterFailure::Retry { delay, .. } if delivered <= 1 => Follow::Wait(delay),
             AfterFailure::Retry { task: again, .. } if next == task.task => {
-                Follow::Publish { task: again, anew: false }
+                Follow::Publish { task: *again, anew: false }
             }
-            AfterFailure::Retry { task: again, .. } => back_to(again, next),
+            AfterFailure::Retry { task: again, .. } => back_to(*again, next),
         },
         Outcome::Done(_) if delivered < LOOKS_MAX => Follow::Wait(LOOK_AGAIN),
         Outcome::Done(_) => back_to(task.again(false), next),

@@ -248,7 +248,10 @@ mod tests {
         };
         check("[Agent]\nId = 'Site 1'", "`Agent.Id`");
         check("[Agent]\nId = 'a'\n[Farm]\nMiner = 'x'", "`Farm.Miner`");
-        check("[Agent]\nId = 'a'\n[Farm]\nMiner = 't01000'\n[Sealing]\nMaxSectorsInFlight = 0", "at");
+        check(
+            "[Agent]\nId = 'a'\n[Farm]\nMiner = 't01000'\n[Sealing]\nMaxSectorsInFlight = 0",
+            "`Sealing.MaxSectorsInFlight`",
+        );
     }
 
     #[test]

@@ -69,21 +69,34 @@ impl StoreRow {
             TaskOutput::Replicated { comm_r, .. } => Some(comm_r),
             _ => None,
         });
-        // A later phase may record a file again: each path counts once.
-        let files: BTreeMap<&str, u64> = manifest
-            .phases
-            .values()
-            .flat_map(|record| &record.files)
-            .map(|file| (file.path.as_str(), file.bytes))
-            .collect();
         Self {
             sector: manifest.sector.number,
             fence: manifest.fence,
             prover: manifest.sealing.prover,
             phases: manifest.phases.iter().map(|(kind, record)| (*kind, record.worker.to_string())).collect(),
             comm_r,
-            bytes: files.values().sum(),
+            bytes: recorded_bytes(manifest),
         }
+    }
+}
+
+/// Bytes of what is in the store of a sector.
+fn recorded_bytes(manifest: &Manifest) -> u64 {
+    // A later phase may record a file again: each path counts once.
+    let files: BTreeMap<&str, u64> = manifest
+        .phases
+        .values()
+        .flat_map(|record| &record.files)
+        .map(|file| (file.path.as_str(), file.bytes))
+        .collect();
+    match manifest.phases.get(&TaskKind::Finalize).map(|record| &record.output) {
+        // Layers and trees are gone; what is outside replica and cache stays.
+        Some(TaskOutput::Finalized { sizes }) => {
+            let unsealed =
+                files.iter().filter(|(path, _)| path.starts_with("unsealed/")).map(|(_, bytes)| bytes);
+            sizes.sealed_bytes + sizes.cache_bytes + unsealed.sum::<u64>()
+        }
+        _ => files.values().sum(),
     }
 }
 
