@@ -1,0 +1,162 @@
+//! A whole farm of real processes on real servers, with the null prover.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use sealfarm_nats::bus::{Bus, Headers, Message};
+use sealfarm_nats::connect::{NatsAddress, connect};
+use sealfarm_nats::jetstream::JetStreamBus;
+use sealfarm_nats::subjects::Hub;
+use sealfarm_nats::wire;
+use sealfarm_tests::harness::{Scratch, Tools};
+use xtask::farm::{Farm, FarmOptions, SectorRow};
+use xtask::process;
+use xtask::wait;
+
+/// The longest any of these farms may take; they take seconds.
+const LIMIT: Duration = Duration::from_secs(120);
+/// Payload bytes a sector may cost the WAN, both ways.
+const WAN_BUDGET_BYTES: u64 = 8 << 10;
+
+fn farm(name: &str, agents: usize, workers: usize) -> Result<Farm> {
+    let options = FarmOptions {
+        prover: "null".to_owned(),
+        agents,
+        workers,
+        epoch_duration: "50ms".to_owned(),
+        challenge_delay: 1,
+        ..FarmOptions::default()
+    };
+    Farm::start(&Tools::locate()?, &Scratch::new(name)?, &options, |_| ())
+}
+
+fn pledge(farm: &Farm, count: usize) -> Result<()> {
+    farm.miner_command(&["sectors", "pledge", "--count", &count.to_string()])?.success().map(drop)
+}
+
+fn all_proving(farm: &Farm, count: usize) -> Result<Vec<SectorRow>> {
+    wait::until(LIMIT, "every sector Proving", || {
+        let rows = farm.sectors()?;
+        let proving = rows.iter().filter(|row| row.state == "Proving").count();
+        ensure!(proving == count, "{proving} of {count}, {:?}", rows.iter().map(|r| &r.state).collect::<Vec<_>>());
+        Ok(rows)
+    })
+}
+
+#[test]
+fn sectors_go_from_pledge_to_proving_at_two_sites_within_the_wan_budget() {
+    let farm = farm("two-sites", 2, 2).unwrap();
+    pledge(&farm, 8).unwrap();
+    let rows = all_proving(&farm, 8).unwrap();
+    for site in ["site-1", "site-2"] {
+        assert!(rows.iter().any(|row| row.agent.as_deref() == Some(site)), "{site} got no sector");
+    }
+    for row in &rows {
+        assert_eq!(row.phases.len(), 6, "{row:?}");
+        assert_eq!(row.proof_bytes, Some(192), "{row:?}");
+        assert!((1..=WAN_BUDGET_BYTES).contains(&row.wan_payload_bytes), "{row:?}");
+    }
+    let numbers: Vec<u64> = rows.iter().map(|row| row.number).collect();
+    let mut unique = numbers.clone();
+    unique.sort_unstable();
+    unique.dedup();
+    assert_eq!(unique.len(), numbers.len());
+    farm.stop().unwrap();
+}
+
+#[test]
+fn a_pledge_without_an_agent_fails_with_the_seeds_words_and_the_next_step() {
+    let farm = farm("no-agent", 0, 0).unwrap();
+    let refused = farm.miner_command(&["sectors", "pledge"]).unwrap();
+    assert_eq!(refused.status.code(), Some(5), "{}", refused.stderr);
+    assert!(refused.stderr.contains("can not found any server"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("next:"), "{}", refused.stderr);
+    assert!(farm.sectors().unwrap().is_empty());
+}
+
+#[test]
+fn a_worker_of_another_miner_or_sector_size_is_refused_with_both_values() {
+    let farm = farm("mismatch", 1, 0).unwrap();
+    let site = &farm.sites[0];
+    for (variable, value, ours) in [("SECTOR_SIZE", "8MiB", "2KiB"), ("MINER_ADDR", "t02000", "t01000")] {
+        let mut command = farm.worker_command(site, 9).unwrap();
+        command.env(variable, value);
+        let refused = process::run("stranger", farm.scratch(), &mut command, LIMIT).unwrap();
+        assert!(matches!(refused.status.code(), Some(6 | 8)), "{variable}: {}", refused.stderr);
+        assert!(refused.stderr.contains(value) && refused.stderr.contains(ours), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn a_miner_killed_in_the_middle_takes_every_sector_to_proving_after_its_restart() {
+    let mut farm = farm("miner-killed", 1, 1).unwrap();
+    pledge(&farm, 10).unwrap();
+    farm.miner.take().expect("it runs").kill();
+    farm.start_miner().unwrap();
+    let rows = all_proving(&farm, 10).unwrap();
+    assert_eq!(rows.len(), 10);
+}
+
+#[test]
+fn an_agent_and_a_worker_killed_in_the_middle_lose_nothing() {
+    let mut farm = farm("agent-killed", 1, 2).unwrap();
+    pledge(&farm, 10).unwrap();
+    farm.sites[0].agent.take().expect("it runs").kill();
+    farm.sites[0].workers.remove(0).kill();
+    farm.restart_agent(0).unwrap();
+    all_proving(&farm, 10).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_does_not_decode_is_set_aside_with_its_reason_and_the_miner_goes_on() {
+    let farm = farm("poison", 1, 1).unwrap();
+    let hub = Hub("t01000".parse().unwrap());
+    let address = NatsAddress {
+        url: farm.hub.url(),
+        credentials: Some(farm.hub_keys.join("miner.nk")),
+        name: "miner".to_owned(),
+    };
+    let bus = JetStreamBus::new(connect(&address).await.unwrap(), 1);
+    let subject = "seal.t01000.result.site-1.commit.7".to_owned();
+    for (n, payload) in ["not json", r#"{"v":9}"#].into_iter().enumerate() {
+        let headers = Headers::default().with(wire::MESSAGE_ID, format!("poison {n}"));
+        let message = Message { subject: subject.clone(), headers, payload: payload.into() };
+        bus.publish(message).await.unwrap();
+    }
+    pledge(&farm, 2).unwrap();
+    all_proving(&farm, 2).unwrap();
+    let dead = bus.stored(&hub.dead_stream(), &hub.dead_letters(), 10).await.unwrap();
+    let reasons: Vec<&str> = dead.iter().filter_map(|letter| letter.headers.value(wire::REASON)).collect();
+    assert_eq!(reasons.len(), 2, "{reasons:?}");
+    assert!(reasons[0].contains("does not decode") && reasons[1].contains("version 9"), "{reasons:?}");
+    assert!(dead.iter().all(|letter| letter.headers.value(wire::SUBJECT) == Some(subject.as_str())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_and_workers_are_listed_as_nats_services() {
+    let farm = farm("services", 1, 2).unwrap();
+    let site = &farm.sites[0];
+    let names = |url: String, key: std::path::PathBuf| async move {
+        let address = NatsAddress { url, credentials: Some(key), name: "looker".to_owned() };
+        let client = connect(&address).await.unwrap();
+        services(&client).await.unwrap()
+    };
+    let at_hub = names(farm.hub.url(), farm.hub_keys.join("miner.nk")).await;
+    assert!(at_hub.contains(&"sealfarm-agent".to_owned()), "{at_hub:?}");
+    let at_site = names(site.nats.url(), site.keys.join("agent.nk")).await;
+    assert_eq!(at_site.iter().filter(|name| *name == "sealfarm-worker").count(), 2, "{at_site:?}");
+}
+
+/// Who answers `$SRV.PING`, as `nats micro ls` asks it.
+async fn services(client: &async_nats::Client) -> Result<Vec<String>> {
+    use futures::StreamExt as _;
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await?;
+    client.publish_with_reply("$SRV.PING", inbox, "".into()).await?;
+    let mut names = Vec::new();
+    while let Ok(Some(answer)) = tokio::time::timeout(Duration::from_secs(1), answers.next()).await {
+        let pong: serde_json::Value = serde_json::from_slice(&answer.payload)?;
+        names.push(pong["name"].as_str().context("a service without a name")?.to_owned());
+    }
+    Ok(names)
+}
