@@ -163,8 +163,8 @@ impl Bus for SimBus {
 
     async fn publish(&self, message: Message) -> Result<Published, BusError> {
         let action = format!("publish to {}", message.subject);
-        self.link.count(&message.subject, message.payload.len());
         let operation = async {
+            self.link.count(&message.subject, message.payload.len());
             let published = self.server.lock().publish(message, Instant::now());
             self.server.changed().notify_waiters();
             published
@@ -243,3 +243,7 @@ impl Bus for SimBus {
         self.link.carry(&format!("write {bucket}/{key}"), operation).await
     }
 }
+
+#[cfg(test)]
+#[path = "bus_tests.rs"]
+mod tests;

@@ -101,6 +101,7 @@ pub struct Link {
     cut: AtomicBool,
     life: Life,
     payload_bytes: Mutex<BTreeMap<SectorNumber, u64>>,
+    faults: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -116,6 +117,7 @@ impl Link {
             cut: AtomicBool::new(false),
             life,
             payload_bytes: Mutex::default(),
+            faults: AtomicU64::new(0),
         })
     }
 
@@ -127,6 +129,11 @@ impl Link {
     /// Payload bytes that crossed the connection both ways, per sector.
     pub fn payload_bytes(&self) -> BTreeMap<SectorNumber, u64> {
         lock(&self.payload_bytes).clone()
+    }
+
+    /// How many messages were lost or repeated on it by chance.
+    pub fn faults(&self) -> u64 {
+        self.faults.load(Ordering::Relaxed)
     }
 
     /// Whether what is told reaches its listeners.
@@ -141,8 +148,11 @@ impl Link {
         }
     }
 
+    /// Whether a fault of this frequency happens now.
     pub(super) fn chance(&self, fraction: f64) -> bool {
-        fraction > 0.0 && lock(&self.dice).random_bool(fraction)
+        let happens = fraction > 0.0 && lock(&self.dice).random_bool(fraction);
+        self.faults.fetch_add(u64::from(happens), Ordering::Relaxed);
+        happens
     }
 
     /// A time up to `most`.

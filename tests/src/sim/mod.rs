@@ -4,10 +4,15 @@
 //! seed. Nothing here opens a socket.
 
 mod bus;
+mod chain;
+mod farm;
+mod invariants;
 mod link;
 mod server;
 mod stream;
 
 pub use bus::SimBus;
+pub use chain::{MessageLog, WatchedChain};
+pub use farm::{FarmPlan, SimFarm};
 pub use link::{FaultPlan, Life, Link};
 pub use server::SimServer;

@@ -42,8 +42,8 @@ pub(super) struct Listener {
 pub(super) struct Bucket {
     last: u64,
     entries: BTreeMap<String, Entry>,
-    /// Every put in order: key and revision.
-    puts: Vec<(String, u64)>,
+    /// Every put, in order.
+    puts: Vec<Entry>,
 }
 
 impl SimServer {
@@ -52,7 +52,12 @@ impl SimServer {
         Arc::default()
     }
 
-    /// How many messages each stream holds, by stream; streams that hold none are left out.
+    /// The entries of a bucket, by key.
+    pub fn entries(&self, bucket: &str) -> Vec<Entry> {
+        self.lock().buckets.get(bucket).map_or_else(Vec::new, Bucket::entries)
+    }
+
+    /// The subjects of the messages each stream holds; streams that hold none are left out.
     pub fn messages(&self) -> BTreeMap<String, Vec<String>> {
         let now = Instant::now();
         let subjects = |stream: &mut Stream| -> Vec<String> {
@@ -63,8 +68,8 @@ impl SimServer {
         all.filter(|(_, subjects)| !subjects.is_empty()).collect()
     }
 
-    /// Every put into a bucket, oldest first: key and revision.
-    pub fn puts(&self, bucket: &str) -> Vec<(String, u64)> {
+    /// Every put into a bucket, oldest first.
+    pub fn puts(&self, bucket: &str) -> Vec<Entry> {
         self.lock().buckets.get(bucket).map_or_else(Vec::new, |bucket| bucket.puts.clone())
     }
 
@@ -165,8 +170,8 @@ impl Bucket {
         }
         self.last += 1;
         let entry = Entry { key: key.to_owned(), value, revision: self.last };
+        self.puts.push(entry.clone());
         self.entries.insert(key.to_owned(), entry);
-        self.puts.push((key.to_owned(), self.last));
         Some(self.last)
     }
 }

@@ -1,0 +1,131 @@
+//! The chain as one simulated miner process sees it: watched, and now and then not answering.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use sealfarm_common::commitment::Seed;
+use sealfarm_common::sector::SectorNumber;
+use sealfarm_miner::chain::{
+    Chain, ChainEpoch, ChainError, ChainMessageId, Head, Landed, Policy, PreCommitInfo, PreCommitParams,
+    ProveCommitParams, SectorOnChain, TicketDraw,
+};
+use sealfarm_nats::bus::BusError;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::link::Link;
+
+/// The messages the chain took, by sector and kind; a repeated push is one message.
+#[derive(Debug, Clone, Default)]
+pub struct MessageLog(Arc<Mutex<BTreeMap<(SectorNumber, &'static str), BTreeSet<ChainMessageId>>>>);
+
+impl MessageLog {
+    /// All of them.
+    pub fn messages(&self) -> BTreeMap<(SectorNumber, &'static str), BTreeSet<ChainMessageId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, sector: SectorNumber, kind: &'static str, id: &ChainMessageId) {
+        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        log.entry((sector, kind)).or_default().insert(id.clone());
+    }
+}
+
+/// A chain behind a link with faults.
+pub struct WatchedChain {
+    chain: Arc<dyn Chain>,
+    link: Arc<Link>,
+    log: MessageLog,
+}
+
+impl WatchedChain {
+    /// `chain` across `link`; what is pushed is noted in `log`.
+    pub fn new(chain: Arc<dyn Chain>, link: Arc<Link>, log: MessageLog) -> Self {
+        Self { chain, link, log }
+    }
+
+    async fn carry<T: Send>(
+        &self,
+        question: impl Future<Output = Result<T, ChainError>> + Send,
+    ) -> Result<T, ChainError> {
+        let carried = self.link.carry("ask the chain", async { Ok(question.await) }).await;
+        carried.unwrap_or_else(|error: BusError| Err(ChainError::Unreachable { reason: error.to_string() }))
+    }
+}
+
+#[async_trait]
+impl Chain for WatchedChain {
+    fn name(&self) -> &'static str {
+        self.chain.name()
+    }
+
+    fn policy(&self) -> &Policy {
+        self.chain.policy()
+    }
+
+    fn heads(&self) -> watch::Receiver<Head> {
+        self.chain.heads()
+    }
+
+    async fn head(&self) -> Result<Head, ChainError> {
+        self.carry(self.chain.head()).await
+    }
+
+    async fn draw_ticket(&self) -> Result<TicketDraw, ChainError> {
+        self.carry(self.chain.draw_ticket()).await
+    }
+
+    async fn draw_seed(&self, epoch: ChainEpoch) -> Result<Seed, ChainError> {
+        self.carry(self.chain.draw_seed(epoch)).await
+    }
+
+    async fn sector_allocated(&self, number: SectorNumber) -> Result<bool, ChainError> {
+        self.carry(self.chain.sector_allocated(number)).await
+    }
+
+    async fn allocated_numbers(&self) -> Result<BTreeSet<SectorNumber>, ChainError> {
+        self.carry(self.chain.allocated_numbers()).await
+    }
+
+    async fn sector_pre_commit_info(
+        &self,
+        number: SectorNumber,
+    ) -> Result<Option<PreCommitInfo>, ChainError> {
+        self.carry(self.chain.sector_pre_commit_info(number)).await
+    }
+
+    async fn sector_info(&self, number: SectorNumber) -> Result<Option<SectorOnChain>, ChainError> {
+        self.carry(self.chain.sector_info(number)).await
+    }
+
+    async fn push_pre_commit(
+        &self,
+        params: &PreCommitParams,
+        uuid: Uuid,
+    ) -> Result<ChainMessageId, ChainError> {
+        self.carry(async {
+            let id = self.chain.push_pre_commit(params, uuid).await?;
+            self.log.note(params.number, "pre-commit", &id);
+            Ok(id)
+        })
+        .await
+    }
+
+    async fn push_prove_commit(
+        &self,
+        params: &ProveCommitParams,
+        uuid: Uuid,
+    ) -> Result<ChainMessageId, ChainError> {
+        self.carry(async {
+            let id = self.chain.push_prove_commit(params, uuid).await?;
+            self.log.note(params.number, "prove-commit", &id);
+            Ok(id)
+        })
+        .await
+    }
+
+    async fn search_message(&self, id: &ChainMessageId) -> Result<Option<Landed>, ChainError> {
+        self.carry(self.chain.search_message(id)).await
+    }
+}

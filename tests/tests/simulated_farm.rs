@@ -1,0 +1,128 @@
+//! The simulated farm: real miner, agents and workers on virtual time and an in-memory bus.
+//!
+//! A run that fails prints its seed; `SEALFARM_SIM_SEED=<n>` runs that one alone.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use sealfarm_tests::sim::{FarmPlan, SimFarm};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const SEEDS: u64 = 50;
+/// Twice as many as there are processes.
+const CRASHES: u32 = 14;
+
+/// Runs a simulation to its end on a runtime of its own.
+fn simulate(plan: FarmPlan, run: impl AsyncFnOnce(&mut SimFarm) -> Result<()>) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let ran: Result<()> = runtime.block_on(async {
+        let mut farm = SimFarm::start(plan).await?;
+        run(&mut farm).await
+    });
+    if let Err(error) = ran.with_context(|| format!("{plan:?}")) {
+        panic!("SEALFARM_SIM_SEED={}: {error:#}", plan.rng_seed);
+    }
+}
+
+/// Seals `sectors` sectors from pledge to Proving and checks what must hold.
+async fn seal(farm: &mut SimFarm, sectors: u32, limit: Duration) -> Result<()> {
+    farm.pledge(sectors, limit).await?;
+    farm.until_proving(limit).await?;
+    farm.check().await
+}
+
+fn seeds() -> std::ops::RangeInclusive<u64> {
+    match std::env::var("SEALFARM_SIM_SEED") {
+        Ok(seed) => {
+            let seed = seed.parse().unwrap();
+            seed..=seed
+        }
+        Err(_) => 1..=SEEDS,
+    }
+}
+
+#[test]
+fn sectors_reach_proving_when_nothing_goes_wrong() {
+    simulate(FarmPlan::CALM, async |farm| seal(farm, 20, HOUR).await);
+}
+
+#[test]
+fn sectors_reach_proving_over_links_that_lose_repeat_and_delay() {
+    for rng_seed in seeds() {
+        let plan = FarmPlan { rng_seed, poor_links: true, ..FarmPlan::CALM };
+        simulate(plan, async |farm| seal(farm, 4, 4 * HOUR).await);
+    }
+}
+
+#[test]
+fn sectors_reach_proving_when_processes_crash() {
+    for rng_seed in seeds().step_by(2) {
+        let plan = FarmPlan { rng_seed, crashes: CRASHES, ..FarmPlan::CALM };
+        simulate(plan, async |farm| seal(farm, 4, 4 * HOUR).await);
+    }
+}
+
+#[test]
+fn sectors_reach_proving_when_processes_crash_over_poor_links() {
+    for rng_seed in seeds().step_by(2) {
+        let plan = FarmPlan { rng_seed, crashes: CRASHES, poor_links: true, ..FarmPlan::CALM };
+        simulate(plan, async |farm| seal(farm, 4, 8 * HOUR).await);
+    }
+}
+
+/// Seals sectors and does something to the farm when the first of them is in the state named.
+fn interrupted(state: &'static str, interrupt: impl Fn(&mut SimFarm)) {
+    simulate(FarmPlan::CALM, async |farm| {
+        farm.pledge(6, HOUR).await?;
+        farm.until(HOUR, state, |farm| Ok(farm.records()?.iter().any(|record| record.state.name() == state)))
+            .await?;
+        interrupt(farm);
+        farm.until_proving(4 * HOUR).await?;
+        farm.check().await
+    });
+}
+
+const STATES: [&str; 4] = ["PreCommitting", "WaitSeed", "Committing", "Finalizing"];
+
+#[test]
+fn a_miner_that_is_killed_in_any_state_goes_on_from_its_records() {
+    for state in STATES {
+        interrupted(state, SimFarm::kill_miner);
+    }
+}
+
+#[test]
+fn an_agent_that_is_killed_in_any_state_goes_on_from_its_streams() {
+    for state in STATES {
+        interrupted(state, |farm| farm.kill_agent(0));
+    }
+}
+
+#[test]
+fn a_worker_that_dies_in_a_task_leaves_it_to_the_others() {
+    for state in STATES {
+        interrupted(state, |farm| {
+            farm.kill_worker(0, 0);
+            farm.kill_worker(1, 1);
+        });
+    }
+}
+
+#[test]
+fn a_site_that_is_cut_off_goes_on_sealing_and_reports_when_the_link_is_back() {
+    simulate(FarmPlan { agents: 1, ..FarmPlan::CALM }, async |farm| {
+        farm.pledge(3, HOUR).await?;
+        let state = |farm: &SimFarm, name: &str| -> Result<bool> {
+            Ok(farm.records()?.iter().all(|record| record.state.name() == name))
+        };
+        farm.until(HOUR, "all are pre-committing", |farm| state(farm, "PreCommitting")).await?;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        farm.set_cut(0, true);
+        tokio::time::sleep(HOUR).await;
+        anyhow::ensure!(state(farm, "PreCommitting")?, "nothing arrived meanwhile");
+        farm.set_cut(0, false);
+        farm.until_proving(HOUR).await?;
+        farm.check().await
+    });
+}
