@@ -201,7 +201,10 @@ pub fn after_failure(task: &Task, failure: &Failure, now: Timestamp) -> AfterFai
         let reason = format!("{} failed {TRIES_MAX} times, last: {}", task.task, failure.reason);
         return AfterFailure::GiveUp(Failure::new(failure.class, reason));
     }
-    AfterFailure::Retry { task: Box::new(task.again(spends)), delay: Backoff::INFRA.delay(tries_before, jitter(task)) }
+    AfterFailure::Retry {
+        task: Box::new(task.again(spends)),
+        delay: Backoff::INFRA.delay(tries_before, jitter(task)),
+    }
 }
 
 /// Spreads the retries of many tasks, the same way each time: 0 to 1 from the task's id.

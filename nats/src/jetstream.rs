@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
-use async_nats::{HeaderMap, StatusCode};
 use async_nats::jetstream::consumer::pull::{Batch, BatchError, Config as PullConfig};
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer};
 use async_nats::jetstream::context::PublishErrorKind;
@@ -13,6 +12,7 @@ use async_nats::jetstream::stream::{
     Config as StreamConfig, DirectGetErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
 };
 use async_nats::jetstream::{self, AckKind, Context};
+use async_nats::{HeaderMap, StatusCode};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -54,11 +54,11 @@ impl JetStreamBus {
         if let Some(consumer) = consumers.get(&key) {
             return Ok(consumer.clone());
         }
-        let consumer: PullConsumer =
-            self.context
-                .get_consumer_from_stream(name, stream)
-                .await
-                .map_err(|e| missing_or_unavailable(format!("consumer {name} on stream {stream}"), e))?;
+        let consumer: PullConsumer = self
+            .context
+            .get_consumer_from_stream(name, stream)
+            .await
+            .map_err(|e| missing_or_unavailable(format!("consumer {name} on stream {stream}"), e))?;
         consumers.insert(key, consumer.clone());
         Ok(consumer)
     }

@@ -1,5 +1,7 @@
 //! One suite for every bus: the simulated one on virtual time, and a real server.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::Arc;
 
 use sealfarm_nats::connect::{NatsAddress, connect};

@@ -1,5 +1,7 @@
 //! One real 2 KiB sector from pledge to Proving: real servers, real processes, real proofs.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::Duration;
 
 use anyhow::ensure;

@@ -1,5 +1,7 @@
 //! A whole farm of real processes on real servers, with the null prover.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -38,7 +40,11 @@ fn all_proving(farm: &Farm, count: usize) -> Result<Vec<SectorRow>> {
     wait::until(LIMIT, "every sector Proving", || {
         let rows = farm.sectors()?;
         let proving = rows.iter().filter(|row| row.state == "Proving").count();
-        ensure!(proving == count, "{proving} of {count}, {:?}", rows.iter().map(|r| &r.state).collect::<Vec<_>>());
+        ensure!(
+            proving == count,
+            "{proving} of {count}, {:?}",
+            rows.iter().map(|r| &r.state).collect::<Vec<_>>()
+        );
         Ok(rows)
     })
 }

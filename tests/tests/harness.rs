@@ -1,6 +1,8 @@
 //! The harness itself, on real servers: that they start, keep their data and ports over a crash,
 //! say what is wrong, and go when they should.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::process::Command;
 use std::time::Duration;
 

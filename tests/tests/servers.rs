@@ -1,5 +1,7 @@
 //! What the farm relies on in real NATS servers: who may do what, versions, addresses, durability.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -2,6 +2,8 @@
 //!
 //! A run that fails prints its seed; `SEALFARM_SIM_SEED=<n>` runs that one alone.
 
+#![allow(clippy::unwrap_used)]
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};

@@ -16,13 +16,16 @@ use uuid::Uuid;
 
 use super::link::Link;
 
-/// The messages the chain took, by sector and kind; a repeated push is one message.
+/// Messages by sector and kind; a repeated push is one message.
+pub(crate) type Messages = BTreeMap<(SectorNumber, &'static str), BTreeSet<ChainMessageId>>;
+
+/// The messages the chain took.
 #[derive(Debug, Clone, Default)]
-pub struct MessageLog(Arc<Mutex<BTreeMap<(SectorNumber, &'static str), BTreeSet<ChainMessageId>>>>);
+pub struct MessageLog(Arc<Mutex<Messages>>);
 
 impl MessageLog {
     /// All of them.
-    pub fn messages(&self) -> BTreeMap<(SectorNumber, &'static str), BTreeSet<ChainMessageId>> {
+    pub fn messages(&self) -> Messages {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

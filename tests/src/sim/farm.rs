@@ -420,10 +420,14 @@ impl SimFarm {
         let end = Instant::now() + limit;
         while !done(self)? {
             if Instant::now() >= end {
-                let stand: Vec<String> =
-                    self.records()?.iter().map(|r| format!("{} {:?}", r.number, r.state)).collect();
+                let records = self.records()?;
+                let stand: Vec<String> = records
+                    .iter()
+                    .filter(|record| record.state.name() != "Proving")
+                    .map(|record| format!("{} at {}: {:?}", record.number, record.agent, record.state))
+                    .collect();
                 let queues: Vec<_> = self.sites.iter().map(|site| site.server.messages()).collect();
-                bail!("not within {limit:?}: {what}: {stand:#?}, site queues {queues:?}");
+                bail!("not within {limit:?}: {what}; not Proving are {stand:#?}, queued at sites {queues:?}");
             }
             self.look().await?;
         }
