@@ -17,8 +17,8 @@ use super::repo::{API_FILE, TOKEN_FILE};
 use crate::exit::{ExitCode, ExitError};
 use crate::token::{ApiInfo, Token};
 
-/// How long a call may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// How long a call may take; one that writes many records takes longest.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// A connection to the API of one process.
 #[derive(Debug, Clone)]
@@ -56,6 +56,24 @@ impl Client {
             ExitError::new(ExitCode::BadInput, format!("{}/{API_FILE}", repo.display())).because(error)
         })?;
         Self::new(&ApiInfo { token: Some(token), address })
+    }
+
+    /// To the process that an environment variable names as `TOKEN:ADDRESS`; `None` where it is
+    /// not set, or empty.
+    ///
+    /// # Errors
+    /// When its value is no such thing; names the variable.
+    pub fn from_env(variable: &str) -> Result<Option<Self>, ExitError> {
+        match std::env::var(variable) {
+            Ok(text) if !text.trim().is_empty() => {
+                let info = text.parse().map_err(|error| {
+                    ExitError::new(ExitCode::BadInput, format!("{variable}: {error}"))
+                        .next(format!("set {variable} to TOKEN:ADDRESS, or unset it"))
+                })?;
+                Self::new(&info).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// To the process at an address.
@@ -122,6 +140,7 @@ impl Client {
                     ExitCode::Unreachable,
                     format!("{method}: no answer from {place} within {waited} s"),
                 )
+                .next("look at the end of its log; what was asked may still happen")
             }
             other => ExitError::new(ExitCode::Failure, format!("{method} at {place}")).because(other),
         }

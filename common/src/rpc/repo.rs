@@ -1,4 +1,4 @@
-//! The files of an API in a process's repository directory: `token-secret`, `token`, `api`.
+//! The files of an API in a process's repository directory: its secret, `token`, `api`.
 
 use std::fs;
 use std::io::{self, Write};
@@ -8,8 +8,8 @@ use std::path::Path;
 use crate::exit::{ExitCode, ExitError};
 use crate::token::{ApiAddress, Permission, Secret, Token};
 
-/// What tokens are signed with; stays with the process.
-pub(super) const SECRET_FILE: &str = "token-secret";
+/// What tokens are signed with, unless the process names another file; stays with the process.
+const SECRET_FILE: &str = "token-secret";
 /// A token that allows everything, for the process's own command line.
 pub(super) const TOKEN_FILE: &str = "token";
 /// Where the running process listens, as a multiaddr.
@@ -20,23 +20,47 @@ pub(super) const API_FILE: &str = "api";
 /// # Errors
 /// When the files cannot be read or written, or the secret is damaged; each names the file.
 pub fn ensure_secret(repo: &Path) -> Result<Secret, ExitError> {
-    let path = repo.join(SECRET_FILE);
+    ensure_secret_in(repo, SECRET_FILE)
+}
+
+/// [`ensure_secret`] for a repository whose secret is in a file of another name.
+///
+/// # Errors
+/// As [`ensure_secret`].
+pub fn ensure_secret_in(repo: &Path, file: &str) -> Result<Secret, ExitError> {
+    let path = repo.join(file);
     let secret = match fs::read_to_string(&path) {
-        Ok(text) => Secret::from_hex(&text).map_err(|e| {
-            ExitError::new(ExitCode::BadInput, format!("{} is damaged", path.display()))
-                .because(e)
-                .next("remove it; the next start makes a new one, and all tokens with it")
-        })?,
+        Ok(text) => decode_secret(&path, &text)
+            .map_err(|e| e.next("remove it; the next start makes a new one, and all tokens with it"))?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let secret = Secret::from_random(rand::random());
-            put_private(&path, &secret.to_hex())?;
+            put(&path, 0o600, &secret.to_hex())?;
             secret
         }
         Err(e) => return Err(cannot("read", &path, e)),
     };
     let token = create_token(&secret, Permission::Admin);
-    put_private(&repo.join(TOKEN_FILE), token.expose())?;
+    put(&repo.join(TOKEN_FILE), 0o600, token.expose())?;
     Ok(secret)
+}
+
+/// Reads the secret of a repository that must have one, in `file`; makes nothing.
+///
+/// # Errors
+/// When the file is missing, cannot be read or is damaged; each names it.
+pub fn read_secret(repo: &Path, file: &str) -> Result<Secret, ExitError> {
+    let path = repo.join(file);
+    let text = fs::read_to_string(&path).map_err(|e| {
+        ExitError::new(ExitCode::Failure, format!("cannot read {}", path.display()))
+            .because(e)
+            .next("put the file back: no other secret fits the tokens that were given out")
+    })?;
+    decode_secret(&path, &text)
+}
+
+fn decode_secret(path: &Path, text: &str) -> Result<Secret, ExitError> {
+    Secret::from_hex(text)
+        .map_err(|e| ExitError::new(ExitCode::BadInput, format!("{} is damaged", path.display())).because(e))
 }
 
 /// A token that allows `permission` and what is weaker.
@@ -49,15 +73,15 @@ pub fn create_token(secret: &Secret, permission: Permission) -> Token {
 /// # Errors
 /// When the file cannot be written.
 pub fn publish_address(repo: &Path, address: &ApiAddress) -> Result<(), ExitError> {
-    put_private(&repo.join(API_FILE), &address.to_string())
+    put(&repo.join(API_FILE), 0o644, &address.to_string())
 }
 
-/// Writes a file that only its owner may read, whole or not at all.
-fn put_private(path: &Path, text: &str) -> Result<(), ExitError> {
+/// Writes a file with the permissions `mode`, whole or not at all.
+fn put(path: &Path, mode: u32, text: &str) -> Result<(), ExitError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let beside = path.with_file_name(format!(".{name}.{}.tmp", uuid::Uuid::new_v4()));
     let written = (|| {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
         writeln!(file, "{text}")?;
         file.sync_all()?;
         fs::rename(&beside, path)

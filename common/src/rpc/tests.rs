@@ -111,6 +111,22 @@ fn the_command_line_finds_the_process_by_the_files_it_keeps() {
 }
 
 #[test]
+fn a_secret_of_another_name_is_made_once_and_missed_where_it_must_be() {
+    let repo = tempfile::tempdir().unwrap();
+    let missing = read_secret(repo.path(), "secret").unwrap_err();
+    assert_eq!(missing.code, ExitCode::Failure);
+    assert!(!repo.path().join("secret").exists(), "reading makes nothing");
+    let secret = ensure_secret_in(repo.path(), "secret").unwrap();
+    assert_eq!(read_secret(repo.path(), "secret").unwrap(), secret);
+    assert!(!repo.path().join("token-secret").exists());
+}
+
+#[test]
+fn a_variable_that_is_not_set_names_no_process() {
+    assert!(Client::from_env("SEALFARM_TEST_OF_NO_SUCH_VARIABLE").unwrap().is_none());
+}
+
+#[test]
 fn a_process_that_ended_is_said_to_be_unreachable() {
     block_on(async {
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();

@@ -4,18 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use jsonrpsee_core::RegisterMethodError;
-use jsonrpsee_core::server::RpcModule;
-use jsonrpsee_http_client::types::ErrorObjectOwned;
 use sealfarm_common::etcd::Leadership;
-use sealfarm_common::exit::ExitCode;
+use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
 use sealfarm_common::membership::{FarmInfo, Members};
+use sealfarm_common::rpc::Methods;
 use sealfarm_common::sector::{ProverKind, SectorNumber};
 use sealfarm_common::token::Permission;
 use sealfarm_nats::bus::{Bus, BusError, Message};
 use sealfarm_nats::subjects::Hub;
 use sealfarm_nats::wire::{self, SectorEvent};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -44,15 +43,21 @@ pub struct Context {
     pub farm: FarmInfo,
 }
 
-/// Every method with the permission its caller needs.
-pub const METHODS: &[(&str, Permission)] = &[
-    ("Sealfarm.SectorsPledge", Permission::Write),
-    ("Sealfarm.SectorsRetry", Permission::Write),
-    ("Sealfarm.SectorsList", Permission::Read),
-    ("Sealfarm.SectorsStatus", Permission::Read),
-    ("Sealfarm.AgentsList", Permission::Read),
-    ("Sealfarm.Info", Permission::Read),
-];
+/// Names of the methods, for both sides.
+pub mod method {
+    /// Takes [`super::PledgeParams`], answers [`super::Pledged`].
+    pub const PLEDGE: &str = "Sealfarm.SectorsPledge";
+    /// Takes [`super::SectorParams`], answers nothing.
+    pub const RETRY: &str = "Sealfarm.SectorsRetry";
+    /// Takes [`super::ListParams`], answers the [`super::SectorRow`]s.
+    pub const SECTORS: &str = "Sealfarm.SectorsList";
+    /// Takes [`super::SectorParams`], answers [`super::SectorDetail`].
+    pub const STATUS: &str = "Sealfarm.SectorsStatus";
+    /// Answers the [`super::AgentRow`]s.
+    pub const AGENTS: &str = "Sealfarm.AgentsList";
+    /// Answers [`super::Info`].
+    pub const INFO: &str = "Sealfarm.Info";
+}
 
 /// `Sealfarm.SectorsPledge`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -86,25 +91,7 @@ pub struct SectorParams {
     pub log: bool,
 }
 
-/// What an error tells a caller beyond its text.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ErrorData {
-    /// What a command line exits with.
-    pub exit_code: u8,
-    /// What to do about it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next: Option<String>,
-}
-
-/// An error of the farm, in the range JSON-RPC leaves to servers.
-const FARM_ERROR: i32 = -32000;
-
-fn error(code: ExitCode, message: String, next: Option<String>) -> ErrorObjectOwned {
-    ErrorObjectOwned::owned(FARM_ERROR, message, Some(ErrorData { exit_code: code as u8, next }))
-}
-
-fn refused(command: CommandError) -> ErrorObjectOwned {
-    let message = command.to_string();
+fn refused(command: CommandError) -> ExitError {
     let (code, next) = match &command {
         CommandError::NoAgent(none) => (ExitCode::NotFound, Some(none.next_step().to_owned())),
         CommandError::UnknownSector(_) => {
@@ -115,45 +102,47 @@ fn refused(command: CommandError) -> ErrorObjectOwned {
         CommandError::Chain(_) => (ExitCode::Unreachable, None),
         CommandError::Stopped | CommandError::Store(_) => (ExitCode::Failure, None),
     };
-    error(code, message, next)
+    ExitError { next, ..ExitError::new(code, command.to_string()) }
 }
 
-fn unread(bus: BusError) -> ErrorObjectOwned {
-    error(ExitCode::Unreachable, format!("the history cannot be read: {bus}"), None)
+fn unread(bus: BusError) -> ExitError {
+    ExitError::new(ExitCode::Unreachable, format!("the history cannot be read: {bus}"))
 }
 
-/// All methods, by name.
-///
-/// # Errors
-/// When two have the same name.
-pub fn module(context: Context) -> Result<RpcModule<Context>, RegisterMethodError> {
-    let mut module = RpcModule::new(context);
-    module.register_async_method("Sealfarm.SectorsPledge", |params, context, _| async move {
-        let PledgeParams { count } = params.parse()?;
-        context.handle.pledge(count).await.map(|sectors| Pledged { sectors }).map_err(refused)
-    })?;
-    module.register_async_method("Sealfarm.SectorsRetry", |params, context, _| async move {
-        let SectorParams { number, .. } = params.parse()?;
-        context.handle.retry(number).await.map_err(refused)
-    })?;
-    module.register_async_method("Sealfarm.SectorsList", |params, context, _| async move {
-        let ListParams { events } = params.parse()?;
-        context.list(events).await
-    })?;
-    module.register_async_method("Sealfarm.SectorsStatus", |params, context, _| async move {
-        let SectorParams { number, log } = params.parse()?;
-        context.status(number, log).await
-    })?;
-    module.register_async_method(
-        "Sealfarm.AgentsList",
-        |_, context, _| async move { context.agents().await },
-    )?;
-    module.register_async_method("Sealfarm.Info", |_, context, _| async move { context.info().await })?;
-    Ok(module)
+/// Every method with the permission its caller needs.
+pub fn methods(context: Context) -> Methods {
+    let context = Arc::new(context);
+    let (pledge, retry, sectors, status, agents, info) =
+        (context.clone(), context.clone(), context.clone(), context.clone(), context.clone(), context);
+    Methods::new()
+        .with(method::PLEDGE, Permission::Write, move |PledgeParams { count }| {
+            let context = pledge.clone();
+            async move { context.handle.pledge(count).await.map(|sectors| Pledged { sectors }).map_err(refused) }
+        })
+        .with(method::RETRY, Permission::Write, move |SectorParams { number, .. }| {
+            let context = retry.clone();
+            async move { context.handle.retry(number).await.map_err(refused) }
+        })
+        .with(method::SECTORS, Permission::Read, move |ListParams { events }| {
+            let context = sectors.clone();
+            async move { context.list(events).await }
+        })
+        .with(method::STATUS, Permission::Read, move |SectorParams { number, log }| {
+            let context = status.clone();
+            async move { context.status(number, log).await }
+        })
+        .with(method::AGENTS, Permission::Read, move |_: IgnoredAny| {
+            let context = agents.clone();
+            async move { context.agents().await }
+        })
+        .with(method::INFO, Permission::Read, move |_: IgnoredAny| {
+            let context = info.clone();
+            async move { context.info().await }
+        })
 }
 
 impl Context {
-    async fn list(&self, events: bool) -> Result<Vec<SectorRow>, ErrorObjectOwned> {
+    async fn list(&self, events: bool) -> Result<Vec<SectorRow>, ExitError> {
         let records = self.handle.sectors().await.map_err(refused)?;
         if !events {
             return Ok(records.iter().map(|record| SectorRow::new(record, 0)).collect());
@@ -168,7 +157,7 @@ impl Context {
             .await
     }
 
-    async fn status(&self, number: SectorNumber, log: bool) -> Result<SectorDetail, ErrorObjectOwned> {
+    async fn status(&self, number: SectorNumber, log: bool) -> Result<SectorDetail, ExitError> {
         let record = self.handle.sector(number).await.map_err(refused)?;
         let messages = self.history(number).await.map_err(unread)?;
         let row = SectorRow::new(&record, site_bytes(&messages));
@@ -181,7 +170,7 @@ impl Context {
         self.bus.stored(&hub.events_stream(), &hub.history(number), HISTORY_MAX).await
     }
 
-    async fn agents(&self) -> Result<Vec<AgentRow>, ErrorObjectOwned> {
+    async fn agents(&self) -> Result<Vec<AgentRow>, ExitError> {
         let mut in_flight: BTreeMap<AgentId, u32> = BTreeMap::new();
         match self.handle.sectors().await {
             Ok(records) => {
@@ -203,7 +192,7 @@ impl Context {
             .collect())
     }
 
-    async fn info(&self) -> Result<Info, ErrorObjectOwned> {
+    async fn info(&self) -> Result<Info, ExitError> {
         let overview = match self.handle.overview().await {
             Ok(overview) => overview,
             Err(CommandError::Standby) => Overview::default(),

@@ -8,7 +8,7 @@ use clap::Args;
 use sealfarm_common::configuration;
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
-use sealfarm_common::token::{ApiAddress, Permission, Secret};
+use sealfarm_common::token::ApiAddress;
 
 use super::repo::Repo;
 use crate::api::views::NULL_NOTICE;
@@ -87,9 +87,7 @@ pub(super) fn run(repo: &Repo, args: InitArgs) -> Result<(), ExitError> {
         epoch_duration: humantime::format_duration(args.epoch_duration).to_string(),
         challenge_delay: args.challenge_delay,
     };
-    let secret = Secret::from_random(rand::random());
-    let token = secret.create_token(&Permission::ALL);
-    repo.create(&values.render(), &secret, &token, &args.api)?;
+    repo.create(&values.render(), &args.api)?;
     eprintln!("miner {} for sectors of {} made in {}", args.actor, args.sector_size, repo.dir().display());
     if args.prover == ProverKind::Null {
         eprintln!("{NULL_NOTICE}");

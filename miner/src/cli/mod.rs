@@ -1,6 +1,5 @@
 //! The command line. Data goes to stdout, everything else to stderr; one file a subcommand.
 
-mod client;
 mod config;
 mod hub_config;
 mod init;

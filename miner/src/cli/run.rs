@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::configuration::Loaded;
 use sealfarm_common::etcd::{Election, Etcd, EtcdError, Leadership};
 use sealfarm_common::exit::{ExitCode, ExitError};
+use sealfarm_common::rpc::{self, Router};
 use sealfarm_common::sector::ProverKind;
 use sealfarm_common::shutdown;
 use sealfarm_common::token::ApiAddress;
@@ -76,9 +76,8 @@ pub(super) async fn run(repo: Repo) -> Result<(), ExitError> {
     let driving = tokio::spawn(driver.run());
     let context =
         api::Context { handle, bus, chain: chain.clone(), members, leadership: election.leadership(), farm };
-    let router = api::router(context, secret)
-        .map_err(|e| ExitError::new(ExitCode::Failure, "cannot set up the API").because(e))?;
-    repo.write_api(&ApiAddress::of_socket(listeners.api))?;
+    let router = rpc::router(Arc::new(api::methods(context)), secret, Arc::new(|| Ok(())));
+    rpc::publish_address(repo.dir(), &ApiAddress::of_socket(listeners.api))?;
     let serving = listeners.serve(router, &stop);
     announce(&election, &stop).await;
 
@@ -120,13 +119,13 @@ impl Listeners {
             .map_err(|e| ExitError::new(ExitCode::BadInput, format!("[API] ListenAddress: {e}")))?;
         let advertised =
             settings.seal_agent.serve_addresses(loaded.file.as_deref()).map_err(config::refused)?.api;
-        let first = api::bind(wanted, "[API] ListenAddress").await?;
+        let first = bind(wanted, "[API] ListenAddress").await?;
         let api = first
             .local_addr()
             .map_err(|e| ExitError::new(ExitCode::Failure, "the API has no address").because(e))?;
         let mut bound = vec![first];
         if advertised != api {
-            bound.push(api::bind(advertised, "[SealAgent] ServePort").await?);
+            bound.push(bind(advertised, "[SealAgent] ServePort").await?);
         }
         Ok(Self { api, bound })
     }
@@ -135,7 +134,7 @@ impl Listeners {
     fn serve(self, router: Router, stop: &CancellationToken) -> impl Future<Output = Result<(), ExitError>> {
         let mut servers = tokio::task::JoinSet::new();
         for listener in self.bound {
-            servers.spawn(api::serve(listener, router.clone(), stop.clone()));
+            servers.spawn(rpc::serve(listener, router.clone(), stop.clone()));
         }
         let stop = stop.clone();
         async move {
@@ -157,6 +156,19 @@ impl Listeners {
             Ok(())
         }
     }
+}
+
+/// Binds the address that `key` of the configuration names.
+async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, ExitError> {
+    rpc::bind(address).await.map_err(|error| {
+        let next = match error.code {
+            ExitCode::PortInUse => {
+                format!("end what uses port {}, or set {key} to another", address.port())
+            }
+            _ => format!("set {key} to an address of this machine"),
+        };
+        error.next(next)
+    })
 }
 
 async fn open_chain(

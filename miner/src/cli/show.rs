@@ -7,19 +7,31 @@ use jiff::Timestamp;
 use sealfarm_common::exit::ExitError;
 use sealfarm_common::job::PhaseReport;
 use sealfarm_common::membership::MemberState;
+use sealfarm_common::rpc::Client;
 use sealfarm_common::sector::{ProverKind, SectorNumber};
 use sealfarm_common::task::TaskKind;
-use serde_json::{Map, Value};
 
-use super::client::call;
 use super::print_json;
 use super::repo::Repo;
+use crate::api::method;
 use crate::api::methods::{ListParams, PledgeParams, Pledged, SectorParams};
 use crate::api::views::{AgentRow, Info, NULL_NOTICE, SectorDetail, SectorRow};
 
+/// Where a miner is that has no repository here: `TOKEN:ADDRESS`.
+const API_INFO: &str = "STORAGE_API_INFO";
+
+/// To the miner that the environment names, or else to the repository's.
+fn client(repo: &Repo) -> Result<Client, ExitError> {
+    if let Some(client) = Client::from_env(API_INFO)? {
+        return Ok(client);
+    }
+    repo.check()?;
+    Client::from_repo(repo.dir())
+}
+
 /// `sectors pledge`.
 pub(super) async fn pledge(repo: &Repo, count: u32, json: bool) -> Result<(), ExitError> {
-    let pledged: Pledged = call(repo, "Sealfarm.SectorsPledge", PledgeParams { count }).await?;
+    let pledged: Pledged = client(repo)?.call(method::PLEDGE, PledgeParams { count }).await?;
     if json {
         return print_json(&pledged);
     }
@@ -31,14 +43,14 @@ pub(super) async fn pledge(repo: &Repo, count: u32, json: bool) -> Result<(), Ex
 
 /// `sectors retry`.
 pub(super) async fn retry(repo: &Repo, number: SectorNumber, json: bool) -> Result<(), ExitError> {
-    let () = call(repo, "Sealfarm.SectorsRetry", SectorParams { number, log: false }).await?;
+    let () = client(repo)?.call(method::RETRY, SectorParams { number, log: false }).await?;
     sector(repo, number, false, json).await
 }
 
 /// `sectors list`.
 pub(super) async fn sectors(repo: &Repo, json: bool) -> Result<(), ExitError> {
     // The events are counted where a machine reads the numbers; they cost the hub a request each.
-    let rows: Vec<SectorRow> = call(repo, "Sealfarm.SectorsList", ListParams { events: json }).await?;
+    let rows: Vec<SectorRow> = client(repo)?.call(method::SECTORS, ListParams { events: json }).await?;
     if json {
         return print_json(&rows);
     }
@@ -79,7 +91,7 @@ pub(super) async fn sector(
     log: bool,
     json: bool,
 ) -> Result<(), ExitError> {
-    let detail: SectorDetail = call(repo, "Sealfarm.SectorsStatus", SectorParams { number, log }).await?;
+    let detail: SectorDetail = client(repo)?.call(method::STATUS, SectorParams { number, log }).await?;
     if json {
         return print_json(&detail);
     }
@@ -128,7 +140,7 @@ fn phases(phases: &BTreeMap<TaskKind, PhaseReport>) -> Table {
 
 /// `agents list`.
 pub(super) async fn agents(repo: &Repo, json: bool) -> Result<(), ExitError> {
-    let rows: Vec<AgentRow> = call(repo, "Sealfarm.AgentsList", Map::<String, Value>::new()).await?;
+    let rows: Vec<AgentRow> = client(repo)?.call(method::AGENTS, ()).await?;
     if json {
         return print_json(&rows);
     }
@@ -175,7 +187,7 @@ fn counted<K: ToString>(counts: &BTreeMap<K, u32>) -> String {
 
 /// `info`.
 pub(super) async fn info(repo: &Repo, json: bool) -> Result<(), ExitError> {
-    let info: Info = call(repo, "Sealfarm.Info", Map::<String, Value>::new()).await?;
+    let info: Info = client(repo)?.call(method::INFO, ()).await?;
     if json {
         return print_json(&info);
     }
