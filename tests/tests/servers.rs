@@ -245,6 +245,13 @@ async fn a_worker_may_take_tasks_and_answer_them_and_nothing_else() {
         .await;
 }
 
+/// Waits until the server has taken everything this connection sent: a flush only sends it, and
+/// other connections would be faster than a subscription. An empty pull is a round trip.
+async fn settled(bus: &JetStreamBus, stream: &str, consumer: &str) {
+    let nothing = bus.pull(stream, consumer, 1, Duration::from_millis(50)).await.unwrap();
+    assert!(nothing.is_empty(), "{nothing:?}");
+}
+
 fn message(subject: String) -> Message {
     Message { subject, headers: Headers::default(), payload: Bytes::from_static(b"{}") }
 }
@@ -281,7 +288,7 @@ async fn an_agent_has_all_it_needs_at_the_hub() {
     let client = bus.client();
     let registered = service::register(&client, "sealfarm-agent", "an agent", &control, metadata);
     let registered = registered.await.unwrap();
-    bus.client().flush().await.unwrap();
+    settled(&bus, &consumer.stream, &consumer.name).await;
     let answer = miner.ask(message(control), LIMIT).await.unwrap();
     assert_eq!(answer.payload, r#"{"site":"a"}"#);
     registered.unregister().await;
@@ -312,8 +319,8 @@ async fn a_worker_has_all_it_needs_at_its_site() {
     let mut cancels = bus.listen(&site.cancel_all()).await.unwrap();
     let mut progress = agent_bus.listen(&site.progress_all()).await.unwrap();
     let mut joins = agent_bus.listen(&site.join()).await.unwrap();
-    bus.client().flush().await.unwrap();
-    agent_bus.client().flush().await.unwrap();
+    settled(&bus, &site.tasks_stream(), "add-piece").await;
+    settled(&agent_bus, &site.results_stream(), site.results_consumer()).await;
     agent_bus.tell(message(site.cancel(SECTOR))).await.unwrap();
     assert_eq!(timeout(LIMIT, cancels.next()).await.unwrap().unwrap().subject, site.cancel(SECTOR));
     bus.tell(message(site.progress(SECTOR))).await.unwrap();
@@ -330,7 +337,7 @@ async fn a_worker_has_all_it_needs_at_its_site() {
     let client = bus.client();
     let registered = service::register(&client, "sealfarm-worker", "a worker", &control, HashMap::new());
     let registered = registered.await.unwrap();
-    bus.client().flush().await.unwrap();
+    settled(&bus, &site.tasks_stream(), "add-piece").await;
     assert_eq!(agent_bus.ask(message(control), LIMIT).await.unwrap().payload, "{}");
     registered.unregister().await;
 }
