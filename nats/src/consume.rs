@@ -16,18 +16,6 @@ use crate::wire;
 /// How long a pull waits for a message. Also the longest a quiet loop takes to stop.
 pub const PULL_WAIT: Duration = Duration::from_secs(5);
 
-/// Asked between pulls: true once the loop should take nothing more.
-pub trait Stop: Send + Sync {
-    /// Whether to stop.
-    fn stopped(&self) -> bool;
-}
-
-impl<F: Fn() -> bool + Send + Sync> Stop for F {
-    fn stopped(&self) -> bool {
-        self()
-    }
-}
-
 /// Which consumer, and how many of its messages at a time.
 #[derive(Debug, Clone)]
 pub struct Source {
@@ -41,19 +29,23 @@ pub struct Source {
     pub batch: usize,
 }
 
-/// Pulls and handles until `stop`; then waits for what is in hand.
+/// Pulls and handles until `stop`, asked between pulls, says so; then waits for what is in hand.
 ///
 /// A permit is taken before the pull, so nothing is reserved that nobody is free to do. The handler
 /// owns its delivery: it acknowledges, hands back or sets aside. An outage is logged once and waited
 /// out with backoff; it never ends the loop.
-pub async fn consume<H, F>(bus: Arc<dyn Bus>, source: Source, stop: impl Stop, handle: H)
-where
+pub async fn consume<H, F>(
+    bus: Arc<dyn Bus>,
+    source: Source,
+    stop: impl Fn() -> bool + Send + Sync,
+    handle: H,
+) where
     H: Fn(Delivery) -> F + Send + Sync,
     F: Future<Output = ()> + Send + 'static,
 {
     let mut running = JoinSet::new();
     let mut outage = 0u32;
-    while !stop.stopped() {
+    while !stop() {
         while running.try_join_next().is_some() {}
         let Ok(first) = source.permits.clone().acquire_owned().await else { break };
         let mut permits = vec![first];
@@ -63,7 +55,7 @@ where
                 Err(_) => break,
             }
         }
-        if stop.stopped() {
+        if stop() {
             break;
         }
         match bus.pull(&source.stream, &source.consumer, permits.len(), PULL_WAIT).await {
@@ -73,7 +65,7 @@ where
                 }
                 outage = 0;
                 for delivery in deliveries {
-                    if stop.stopped() {
+                    if stop() {
                         hand_back(&delivery).await;
                         continue;
                     }

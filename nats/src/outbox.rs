@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::bus::{Bus, BusError, Delivery, Message, Published};
-use crate::consume::{self, Source, Stop};
+use crate::consume::{self, Source};
 use crate::subjects::Site;
 use crate::wire::MESSAGE_ID;
 
@@ -23,7 +23,12 @@ pub async fn post(site_bus: &dyn Bus, site: &Site, message: Message) -> Result<P
 
 /// Drains the outbox to the hub until `stop`: published with its message id, acknowledged at the
 /// site only after the hub's PubAck. A cut link leaves everything where it is.
-pub async fn drain(site_bus: Arc<dyn Bus>, hub_bus: Arc<dyn Bus>, site: Site, stop: impl Stop) {
+pub async fn drain(
+    site_bus: Arc<dyn Bus>,
+    hub_bus: Arc<dyn Bus>,
+    site: Site,
+    stop: impl Fn() -> bool + Send + Sync,
+) {
     let source = Source {
         stream: site.outbox_stream(),
         consumer: site.outbox_consumer().to_owned(),

@@ -103,7 +103,7 @@ pub struct Farm {
     pub miner: Option<Process>,
     /// The sites.
     pub sites: Vec<SiteOfFarm>,
-    _miner_ports: PortBlock,
+    miner_ports: PortBlock,
 }
 
 /// A row of `sealfarm-miner sectors list --json`, as far as the workshop reads it.
@@ -199,7 +199,7 @@ impl Farm {
             miner_repo,
             miner: None,
             sites: Vec::new(),
-            _miner_ports: miner_ports,
+            miner_ports,
         };
         farm.init_miner()?;
         say("starting the miner");
@@ -219,7 +219,7 @@ impl Farm {
 
     fn init_miner(&self) -> Result<()> {
         let mut command = command("sealfarm-miner")?;
-        let base = self._miner_ports.base();
+        let base = self.miner_ports.base();
         let serve_port = (base + 1).to_string();
         command.arg("--repo").arg(&self.miner_repo).args(["init", "--actor", &self.options.miner]);
         command.args(["--sector-size", &self.options.sector_size, "--prover", &self.options.prover]);
@@ -276,7 +276,7 @@ impl Farm {
             workers: Vec::new(),
             _ports: ports,
         };
-        self.start_agent(&mut site)?;
+        site.agent = Some(start_agent(&self.scratch, &site)?);
         for n in 1..=self.options.workers {
             let worker = self.start_worker(&site, n)?;
             site.workers.push(worker);
@@ -285,22 +285,13 @@ impl Farm {
         Ok(())
     }
 
-    fn start_agent(&self, site: &mut SiteOfFarm) -> Result<()> {
-        let mut run = command("sealfarm-agent")?;
-        run.arg("--repo").arg(&site.repo).arg("run");
-        site.agent = Some(spawn_ready(&site.id, &self.scratch, &mut run)?);
-        Ok(())
-    }
-
     /// Starts the agent of a site again; it must not run.
     ///
     /// # Errors
     /// When it ends, or does not serve in time.
     pub fn restart_agent(&mut self, index: usize) -> Result<()> {
-        let mut run = command("sealfarm-agent")?;
-        run.arg("--repo").arg(&self.sites[index].repo).arg("run");
-        let process = spawn_ready(&self.sites[index].id, &self.scratch, &mut run)?;
-        self.sites[index].agent = Some(process);
+        let agent = start_agent(&self.scratch, &self.sites[index])?;
+        self.sites[index].agent = Some(agent);
         Ok(())
     }
 
@@ -429,6 +420,12 @@ impl Farm {
         }
         first_error.map_or(Ok(()), Err)
     }
+}
+
+fn start_agent(scratch: &Scratch, site: &SiteOfFarm) -> Result<Process> {
+    let mut run = command("sealfarm-agent")?;
+    run.arg("--repo").arg(&site.repo).arg("run");
+    spawn_ready(&site.id, scratch, &mut run)
 }
 
 /// Stops side by side, so that the slowest one sets the time.
