@@ -24,6 +24,8 @@ pub mod configuration;
 #[cfg(feature = "process")]
 pub mod exit;
 #[cfg(feature = "process")]
+pub mod readiness;
+#[cfg(feature = "process")]
 pub mod shutdown;
 #[cfg(feature = "process")]
 pub mod telemetry;

@@ -8,6 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::ExitCode;
+use crate::readiness;
 
 /// Catches SIGINT and SIGTERM from here on. The first of either cancels the token that is returned;
 /// a second ends the process at once with code 130.
@@ -28,6 +29,7 @@ pub fn on_signals() -> io::Result<CancellationToken> {
 async fn watch_signals(mut interrupt: Signal, mut terminate: Signal, token: CancellationToken) {
     let first = next(&mut interrupt, &mut terminate).await;
     tracing::info!("{first}: stopping in order; a second signal stops at once");
+    readiness::stopping();
     token.cancel();
     let second = next(&mut interrupt, &mut terminate).await;
     tracing::warn!("{second}: stopping at once");

@@ -14,6 +14,7 @@ use sealfarm_common::etcd::{DEFAULT_TTL, Etcd, EtcdError, RegistrationHandle};
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
 use sealfarm_common::membership::FarmInfo;
+use sealfarm_common::readiness;
 use sealfarm_common::rpc;
 use sealfarm_common::sector::{MinerId, ProverKind};
 use sealfarm_common::shutdown;
@@ -119,7 +120,7 @@ impl Agent {
             () = stop.cancelled() => {}
             present = registration.registered() => if present {
                 tracing::info!(agent = %id, miner = %farm.miner, sector_size = %farm.sector_size, prover = %farm.prover, "serving");
-                eprintln!("ready");
+                readiness::ready(&format!("serves miner {} as site {id}", farm.miner));
             },
         }
         let outcome = tokio::select! {

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use sealfarm_common::clock::Clock;
 use sealfarm_common::configuration::Loaded;
-use sealfarm_common::etcd::{Election, Etcd, EtcdError, Leadership};
+use sealfarm_common::etcd::{Etcd, EtcdError, Leadership};
 use sealfarm_common::exit::{ExitCode, ExitError};
+use sealfarm_common::readiness;
 use sealfarm_common::rpc::{self, Router};
 use sealfarm_common::sector::ProverKind;
 use sealfarm_common::shutdown;
@@ -16,6 +17,7 @@ use sealfarm_nats::bus::Bus;
 use sealfarm_nats::connect::{self, ConnectError};
 use sealfarm_nats::jetstream::JetStreamBus;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::config;
@@ -79,9 +81,7 @@ pub(super) async fn run(repo: Repo) -> Result<(), ExitError> {
     let router = rpc::router(Arc::new(api::methods(context)), secret, Arc::new(|| Ok(())));
     rpc::publish_address(repo.dir(), &ApiAddress::of_socket(listeners.api))?;
     let serving = listeners.serve(router, &stop);
-    announce(&election, &stop).await;
-
-    let served = serving.await;
+    let ((), served) = tokio::join!(announce(election.leadership(), stop.clone()), serving);
     stop.cancel();
     // Where the driver panicked, its panic has been printed.
     shutdown::drain("the driver", END_WITHIN, driving).await;
@@ -91,16 +91,27 @@ pub(super) async fn run(repo: Repo) -> Result<(), ExitError> {
     served
 }
 
-/// Says `ready` on stderr, once, when calls are answered and it is known who leads.
-async fn announce(election: &Election, stop: &CancellationToken) {
-    let mut leadership = election.leadership();
-    let leads = leadership.wait_for(|now| matches!(now, Leadership::Leader { .. }));
+/// Says that the miner is ready, once, when calls are answered and it is known who leads; then, until
+/// the end, who leads whenever that changes.
+async fn announce(mut leadership: watch::Receiver<Leadership>, stop: CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => return,
-        _ = leads => {}
+        _ = leadership.wait_for(leads) => {}
         () = tokio::time::sleep(ELECTED_WITHIN) => tracing::info!("another miner leads; standing by"),
     }
-    eprintln!("ready");
+    let status = |now: &Leadership| if leads(now) { "leads" } else { "stands by" };
+    readiness::ready(status(&leadership.borrow_and_update()));
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = leadership.changed() => if changed.is_err() { return },
+        }
+        readiness::status(status(&leadership.borrow_and_update()));
+    }
+}
+
+fn leads(now: &Leadership) -> bool {
+    matches!(now, Leadership::Leader { .. })
 }
 
 /// The ports of the miner that something is served on.

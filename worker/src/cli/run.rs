@@ -10,6 +10,7 @@ use sealfarm_common::configuration::{Loaded, Loader};
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
 use sealfarm_common::join::JoinRequest;
+use sealfarm_common::readiness;
 use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
 use sealfarm_common::shutdown;
 use sealfarm_common::store::{Store, StoreError};
@@ -198,7 +199,7 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
         worker = %settings.worker, site = %settings.agent, miner = %settings.miner,
         sector_size = %settings.sector_size, prover = %settings.prover, "joined"
     );
-    eprintln!("ready");
+    readiness::ready(&format!("works for site {}, miner {}", settings.agent, settings.miner));
     let mut work = std::pin::pin!(driver.run(stop.clone()));
     let outcome = tokio::select! {
         biased;
