@@ -13,3 +13,4 @@ pub mod plan;
 mod results;
 pub mod settings;
 pub mod site;
+pub mod site_server;

@@ -8,7 +8,7 @@ use sealfarm_common::configuration::{
 use sealfarm_common::job::AgentId;
 use sealfarm_common::sector::MinerId;
 use sealfarm_nats::connect::NatsAddress;
-use sealfarm_nats::server_conf::Role;
+use sealfarm_nats::role::Role;
 use serde::Deserialize;
 
 use crate::driver::Limits;
@@ -157,7 +157,12 @@ impl Settings {
 
 fn address(section: &NatsSection, repo: &Path, role: &Role) -> NatsAddress {
     let credentials = (!section.credentials.is_empty()).then(|| repo.join(&section.credentials));
-    NatsAddress { url: section.url.clone(), credentials, name: role.connection_name() }
+    NatsAddress {
+        url: section.url.clone(),
+        credentials,
+        name: role.connection_name(),
+        ..NatsAddress::default()
+    }
 }
 
 fn refused(key: &str, reason: String) -> ConfigurationError {
@@ -209,7 +214,7 @@ mod tests {
             ("Farm", "Miner", quoted("t01000")),
             ("SealAgent", "EtcdAddrs", "[\"a:2379\"]".into()),
             ("Hub", "Url", quoted("nats://hub:4222")),
-            ("Site", "Credentials", quoted("/keys/agent.nk")),
+            ("Site", "Credentials", quoted("/keys/agent.creds")),
             ("Store", "Path", quoted("/mnt/a \"b\"")),
         ]);
         assert_eq!(text.matches('#').count(), DEFAULTS.matches('#').count());
@@ -224,7 +229,7 @@ mod tests {
             (hub.url.as_str(), hub.credentials, hub.name.as_str()),
             ("nats://hub:4222", None, "agent-site-1")
         );
-        assert_eq!(settings.site_address(repo).credentials, Some(PathBuf::from("/keys/agent.nk")));
+        assert_eq!(settings.site_address(repo).credentials, Some(PathBuf::from("/keys/agent.creds")));
     }
 
     #[test]

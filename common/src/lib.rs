@@ -17,6 +17,7 @@ pub mod retry;
 pub mod sector;
 pub mod store;
 pub mod task;
+pub mod tls;
 pub mod token;
 
 #[cfg(feature = "process")]

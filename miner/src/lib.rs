@@ -7,6 +7,7 @@ pub mod api;
 pub mod chain;
 pub mod cli;
 pub mod driver;
+pub mod hub;
 pub mod placement;
 pub mod records;
 pub mod sector;

@@ -1,6 +1,6 @@
 //! The miner's configuration: its keys, its file, and what follows from both.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use sealfarm_common::configuration::{
@@ -9,7 +9,7 @@ use sealfarm_common::configuration::{
 use sealfarm_common::membership::FarmInfo;
 use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
 use sealfarm_nats::connect::NatsAddress;
-use sealfarm_nats::server_conf::Role;
+use sealfarm_nats::role::Role;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::dev::DevChainConfig;
@@ -50,7 +50,7 @@ pub struct FarmSection {
 pub struct NatsSection {
     /// `nats://host:port`, several separated by commas.
     pub url: String,
-    /// A file with an nkey seed or a .creds document; empty for a server without accounts.
+    /// A .creds file, from the repository; empty for a server without accounts.
     pub credentials: String,
     /// Copies of every stream: 1, or 3 on a cluster.
     pub replicas: usize,
@@ -94,13 +94,14 @@ impl Settings {
         FarmInfo::new(self.farm.miner, self.farm.sector_size, self.farm.prover)
     }
 
-    /// The hub, as the miner connects to it.
-    pub fn nats_address(&self) -> NatsAddress {
+    /// The hub, as the miner of this repository connects to it.
+    pub fn nats_address(&self, repo: &Path) -> NatsAddress {
         let credentials = self.nats.credentials.trim();
         NatsAddress {
             url: self.nats.url.clone(),
-            credentials: (!credentials.is_empty()).then(|| PathBuf::from(credentials)),
+            credentials: (!credentials.is_empty()).then(|| repo.join(credentials)),
             name: Role::Miner.connection_name(),
+            ..NatsAddress::default()
         }
     }
 }
@@ -198,7 +199,7 @@ ServePort = {serve_port}
 [NATS]
 # The hub, several servers separated by commas. SEALFARM_NATS_URL
 Url = {nats}
-# A file with an nkey seed or a .creds document; empty for a server without accounts. SEALFARM_NATS_CREDENTIALS
+# A .creds file, from here; empty for a server without accounts. SEALFARM_NATS_CREDENTIALS
 Credentials = {credentials}
 # Copies of every stream: 1, or 3 on a cluster. SEALFARM_NATS_REPLICAS
 Replicas = 1
@@ -246,7 +247,7 @@ mod tests {
             sector_size: SectorSize::KiB2,
             prover: ProverKind::Null,
             etcd_addrs: vec!["a:1".into(), "b:2".into()],
-            nats_credentials: "/etc/sealfarm/miner.nk".into(),
+            nats_credentials: "hub/miner.creds".into(),
             epoch_duration: "100ms".into(),
             challenge_delay: Some(2),
             ..FileValues::default()
@@ -257,8 +258,8 @@ mod tests {
         assert_eq!(settings.dev_chain.challenge_delay, Some(2));
         assert_eq!(settings.dev_chain.epoch_duration, Duration::from_millis(100));
         assert_eq!(settings.election.ttl, Duration::from_secs(15));
-        let nats = settings.nats_address();
-        assert_eq!(nats.credentials.as_deref(), Some(Path::new("/etc/sealfarm/miner.nk")));
+        let nats = settings.nats_address(Path::new("/repo"));
+        assert_eq!(nats.credentials.as_deref(), Some(Path::new("/repo/hub/miner.creds")));
         assert_eq!(nats.name, "miner");
     }
 

@@ -114,7 +114,22 @@ pub enum BusError {
         /// What the server said.
         reason: String,
     },
-    /// Refused for good: permissions, settings, size.
+    /// The server does not let this user have the subject. Whoever gives the process the right
+    /// credentials mends it, so it is tried on.
+    #[error(
+        "{action}: NATS refuses user {user} to {what} \"{subject}\"; give this process the credentials made for it"
+    )]
+    Denied {
+        /// What was tried.
+        action: String,
+        /// Who this is to the server.
+        user: String,
+        /// Publishing or subscribing.
+        what: crate::denial::Action,
+        /// The subject that was refused.
+        subject: String,
+    },
+    /// Refused for good: settings, size.
     #[error("{action}: refused: {reason}")]
     Refused {
         /// What was tried.

@@ -1,24 +1,38 @@
-//! Connecting: credentials, the server's version, and what the connection says of itself.
+//! Connecting: credentials, TLS, the server's version, and what the connection says of itself.
 
+use std::collections::HashSet;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-pub use async_nats::Client;
-use async_nats::{ConnectOptions, Event};
+use async_nats::{ConnectErrorKind, ConnectOptions, Event};
+use sealfarm_common::tls::{ClientTls, TlsFileError};
 use tokio::time::Instant;
+
+use crate::denial::{Denial, Denials, Listening};
+use crate::handshake;
 
 /// The oldest server the farm works with: older ones silently drop settings they do not know.
 pub const SERVER_VERSION_MIN: (i64, i64) = (2, 11);
 
 /// How to reach one NATS account.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct NatsAddress {
-    /// `nats://host:port`, several separated by commas.
+    /// `nats://host:port` or `tls://host:port`, several separated by commas.
     pub url: String,
-    /// A file with an nkey seed (`SU…`) or a `.creds` file; none for a server without accounts.
+    /// A `.creds` file, or one with an nkey seed (`SU…`); none for a server without accounts.
     pub credentials: Option<PathBuf>,
     /// Shown in `nats server list connections`, and the user's own inbox prefix follows from it.
     pub name: String,
+    /// Whom to trust, and what to show. Where anything is set, a connection in the clear is refused.
+    pub tls: ClientTls,
+}
+
+impl NatsAddress {
+    fn credentials_shown(&self) -> String {
+        self.credentials.as_deref().map_or_else(|| "(none)".to_owned(), |path| path.display().to_string())
+    }
 }
 
 /// Why there is no connection.
@@ -46,9 +60,20 @@ pub enum ConnectError {
         /// What the server said.
         reason: String,
     },
+    /// The two ends do not trust each other.
+    #[error("no TLS connection to NATS at {url}: {reason}")]
+    Tls {
+        /// The address.
+        url: String,
+        /// What is wrong with which certificate.
+        reason: handshake::Refusal,
+    },
+    /// A file for TLS cannot be used.
+    #[error(transparent)]
+    TlsFile(#[from] TlsFileError),
     /// The credentials cannot be read.
     #[error(
-        "cannot use the NATS credentials {path}: {reason}; a file holds an nkey seed (SU…) or a .creds document"
+        "cannot use the NATS credentials {path}: {reason}; a file holds a .creds document or an nkey seed (SU…)"
     )]
     Credentials {
         /// The file.
@@ -66,6 +91,22 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// What the operator does about it; `section` is the configuration's, as `[Hub]`.
+    pub fn next_step(&self, section: &str) -> String {
+        match self {
+            Self::Unreachable { .. } => format!("start nats-server, or correct {section} Url"),
+            Self::Denied { .. } => format!(
+                "check that {section} Credentials is the file made for this process, by this server's own keys, and not revoked"
+            ),
+            Self::Tls { reason, .. } => reason.next_step(section),
+            Self::TlsFile(_) => format!("correct {section} CaFile, CertFile, KeyFile"),
+            Self::Credentials { .. } => format!("correct {section} Credentials"),
+            Self::TooOld { .. } => "upgrade that nats-server".to_owned(),
+        }
+    }
+}
+
 /// How long a first connection is tried.
 pub const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
@@ -76,30 +117,46 @@ pub fn inbox_prefix(name: &str) -> String {
     format!("_INBOX_{safe}")
 }
 
+/// A connection. Cheap to clone; all clones share it.
+#[derive(Debug, Clone)]
+pub struct Client {
+    client: async_nats::Client,
+    denials: Denials,
+}
+
+impl Deref for Client {
+    type Target = async_nats::Client;
+
+    fn deref(&self) -> &Self::Target {
+        &self.client
+    }
+}
+
+impl Client {
+    /// Listens to what the server refuses this user from now on.
+    pub(crate) fn denials(&self) -> Listening {
+        self.denials.listen()
+    }
+
+    /// The user's name, for messages.
+    pub(crate) fn user(&self) -> &str {
+        self.denials.user()
+    }
+}
+
 /// Connects and checks the server's version. Later reconnects are the client's own and unlimited.
 ///
 /// # Errors
-/// When nobody answers within [`CONNECT_WITHIN`], the credentials are refused, or the server is too old.
+/// When nobody answers within [`CONNECT_WITHIN`], one end refuses the other, or the server is too old.
 pub async fn connect(address: &NatsAddress) -> Result<Client, ConnectError> {
+    address.tls.check()?;
+    let denials = Denials::new(&address.name);
     let started = Instant::now();
     let mut pause = Duration::from_millis(50);
     loop {
-        let reason = match options(address)?.connect(servers(&address.url)).await {
-            Ok(client) => return check_version(address, client),
-            Err(error) => match error.kind() {
-                async_nats::ConnectErrorKind::Authentication
-                | async_nats::ConnectErrorKind::AuthorizationViolation => {
-                    return Err(ConnectError::Denied {
-                        url: address.url.clone(),
-                        credentials: address
-                            .credentials
-                            .as_deref()
-                            .map_or_else(|| "(none)".to_owned(), |p| p.display().to_string()),
-                        reason: error.to_string(),
-                    });
-                }
-                _ => error.to_string(),
-            },
+        let reason = match options(address, &denials)?.connect(servers(&address.url)).await {
+            Ok(client) => return check_version(address, Client { client, denials }),
+            Err(error) => retry(address, &error)?,
         };
         if started.elapsed() + pause >= CONNECT_WITHIN {
             return Err(ConnectError::Unreachable {
@@ -114,24 +171,52 @@ pub async fn connect(address: &NatsAddress) -> Result<Client, ConnectError> {
     }
 }
 
+/// What failed, where trying again may help; an error where it does not.
+fn retry(address: &NatsAddress, error: &async_nats::ConnectError) -> Result<String, ConnectError> {
+    let url = address.url.clone();
+    match error.kind() {
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+            let (credentials, reason) = (address.credentials_shown(), error.to_string());
+            Err(ConnectError::Denied { url, credentials, reason })
+        }
+        _ => match handshake::refusal(error, &address.tls) {
+            Some(reason) => Err(ConnectError::Tls { url, reason }),
+            // A server that misses a certificate may cut the connection before its reason is read.
+            None if address.tls.is_set() && address.tls.identity.is_none() => {
+                Ok(format!("{error}; a server that asks for client certificates cuts off whoever shows none"))
+            }
+            None => Ok(error.to_string()),
+        },
+    }
+}
+
 fn servers(url: &str) -> Vec<String> {
     url.split(',').map(|part| part.trim().to_owned()).collect()
 }
 
-fn options(address: &NatsAddress) -> Result<ConnectOptions, ConnectError> {
-    let url = address.url.clone();
-    let options = match &address.credentials {
+fn options(address: &NatsAddress, denials: &Denials) -> Result<ConnectOptions, ConnectError> {
+    // Where two crates bring a provider each, rustls picks none by itself. One may be there already.
+    let _ = async_nats::rustls::crypto::ring::default_provider().install_default();
+    let mut options = match &address.credentials {
         Some(path) => with_credentials(path)?,
         None => ConnectOptions::new(),
     };
+    if let Some(ca) = &address.tls.ca {
+        options = options.add_root_certificates(ca.clone());
+    }
+    if let Some(identity) = &address.tls.identity {
+        options = options.add_client_certificate(identity.cert.clone(), identity.key.clone());
+    }
+    let log = Arc::new(EventLog::new(address, denials.clone()));
     Ok(options
+        .require_tls(address.tls.is_set())
         .name(&address.name)
         .custom_inbox_prefix(inbox_prefix(&address.name))
         .ping_interval(Duration::from_secs(10))
         .connection_timeout(Duration::from_secs(5))
         .event_callback(move |event| {
-            let url = url.clone();
-            async move { log_event(&url, &event) }
+            let log = log.clone();
+            async move { log.hear(&event) }
         }))
 }
 
@@ -158,14 +243,72 @@ fn check_version(address: &NatsAddress, client: Client) -> Result<Client, Connec
     Err(ConnectError::TooOld { url: address.url.clone(), found: client.server_info().version })
 }
 
-/// Denials reach the client only as events; without this log they look like timeouts.
-fn log_event(url: &str, event: &Event) {
-    match event {
-        Event::Connected => tracing::debug!(url, "connected to NATS"),
-        Event::Disconnected => tracing::warn!(url, "lost the connection to NATS; reconnecting"),
-        Event::ServerError(error) => tracing::error!(url, %error, "NATS refused something"),
-        Event::ClientError(error) => tracing::warn!(url, %error, "NATS client"),
-        Event::SlowConsumer(id) => tracing::warn!(url, id, "NATS messages were dropped: slow consumer"),
-        other => tracing::debug!(url, event = %other, "NATS connection"),
+/// What a connection says of itself: each trouble once, and every refusal to whoever waits for it.
+struct EventLog {
+    url: String,
+    credentials: String,
+    denials: Denials,
+    told: Mutex<HashSet<String>>,
+}
+
+impl EventLog {
+    /// Troubles that are remembered; after that many the first are told again.
+    const TOLD_MAX: usize = 256;
+
+    fn new(address: &NatsAddress, denials: Denials) -> Self {
+        let (url, credentials) = (address.url.clone(), address.credentials_shown());
+        Self { url, credentials, denials, told: Mutex::default() }
+    }
+
+    fn hear(&self, event: &Event) {
+        let url = &self.url;
+        match event {
+            Event::Connected => {
+                self.told().clear();
+                tracing::debug!(url, "connected to NATS");
+            }
+            Event::Disconnected => tracing::warn!(url, "lost the connection to NATS; reconnecting"),
+            Event::ServerError(error) => self.refused(&error.to_string()),
+            Event::ClientError(error) => {
+                if self.is_new(&error.to_string()) {
+                    tracing::warn!(url, %error, "NATS client; trying on");
+                }
+            }
+            Event::SlowConsumer(id) => tracing::warn!(url, id, "NATS messages were dropped: slow consumer"),
+            other => tracing::debug!(url, event = %other, "NATS connection"),
+        }
+    }
+
+    fn refused(&self, words: &str) {
+        let (url, user, credentials) = (&self.url, self.denials.user(), &self.credentials);
+        let Some(denial) = Denial::of(words) else {
+            if self.is_new(words) {
+                tracing::error!(
+                    url,
+                    "NATS refuses user {user} ({credentials}): {words}; next: check that the credentials are those of this process and not revoked"
+                );
+            }
+            return;
+        };
+        let (action, subject) = (denial.action, &denial.subject);
+        if self.is_new(words) {
+            tracing::error!(
+                url,
+                "NATS refuses to {action} \"{subject}\": this user is {user} ({credentials}), and that subject is not among its own; next: give this process the credentials made for it"
+            );
+        }
+        self.denials.tell(denial);
+    }
+
+    fn is_new(&self, words: &str) -> bool {
+        let mut told = self.told();
+        if told.len() >= Self::TOLD_MAX {
+            told.clear();
+        }
+        told.insert(words.to_owned())
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

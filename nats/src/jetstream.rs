@@ -20,6 +20,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
 
 use crate::bus::{Acknowledge, Bus, BusError, Delivery, Entry, Headers, Message, Published, REPLY_TO};
+use crate::connect::Client;
 use crate::streams::{BucketSpec, ConsumerSpec, Keep, StreamSpec};
 
 /// How long a request to JetStream may take.
@@ -29,6 +30,7 @@ const PULL_WAIT_MIN: Duration = Duration::from_millis(1);
 
 /// One NATS account's messaging.
 pub struct JetStreamBus {
+    client: Client,
     context: Context,
     replicas: usize,
     consumers: Mutex<HashMap<(String, String), PullConsumer>>,
@@ -37,15 +39,17 @@ pub struct JetStreamBus {
 
 impl JetStreamBus {
     /// On a connected client; streams are made with `replicas` copies (1, or 3 on a cluster).
-    pub fn new(client: async_nats::Client, replicas: usize) -> Self {
-        let context =
-            jetstream::ContextBuilder::new().timeout(ANSWER_WITHIN).ack_timeout(ANSWER_WITHIN).build(client);
-        Self { context, replicas, consumers: Mutex::default(), buckets: Mutex::default() }
+    pub fn new(client: Client, replicas: usize) -> Self {
+        let context = jetstream::ContextBuilder::new()
+            .timeout(ANSWER_WITHIN)
+            .ack_timeout(ANSWER_WITHIN)
+            .build((*client).clone());
+        Self { client, context, replicas, consumers: Mutex::default(), buckets: Mutex::default() }
     }
 
     /// The client under it.
-    pub fn client(&self) -> async_nats::Client {
-        self.context.client()
+    pub fn client(&self) -> Client {
+        self.client.clone()
     }
 
     async fn consumer(&self, stream: &str, name: &str) -> Result<PullConsumer, BusError> {
@@ -54,13 +58,60 @@ impl JetStreamBus {
         if let Some(consumer) = consumers.get(&key) {
             return Ok(consumer.clone());
         }
-        let consumer: PullConsumer = self
-            .context
-            .get_consumer_from_stream(name, stream)
-            .await
-            .map_err(|e| missing_or_unavailable(format!("consumer {name} on stream {stream}"), e))?;
+        let what = format!("consumer {name} on stream {stream}");
+        let action = format!("look up {what}");
+        let found = async {
+            let found = self.context.get_consumer_from_stream(name, stream).await;
+            found.map_err(|e| missing_or_unavailable(what, e))
+        };
+        let consumer: PullConsumer = self.ask_api(&action, stream, found).await?;
         consumers.insert(key, consumer.clone());
         Ok(consumer)
+    }
+
+    /// A request at JetStream's own subjects about a stream, whose name is in them.
+    async fn ask_api<T>(
+        &self,
+        action: &str,
+        stream: &str,
+        work: impl Future<Output = Result<T, BusError>>,
+    ) -> Result<T, BusError> {
+        let about = |subject: &str| subject.starts_with("$JS.API.") && subject.contains(stream);
+        unless_denied(&self.client, action, about, work).await
+    }
+
+    async fn store(&self, action: &str, message: Message) -> Result<Published, BusError> {
+        let sent = self
+            .context
+            .publish_with_headers(message.subject.clone(), header_map(&message.headers), message.payload)
+            .await
+            .map_err(|e| unavailable(action, e))?;
+        match sent.await {
+            Ok(ack) if ack.duplicate => Ok(Published::Duplicate),
+            Ok(ack) => Ok(Published::Stored(ack.sequence)),
+            Err(error) => {
+                let text =
+                    std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+                if text.contains("maximum messages per subject exceeded") {
+                    Ok(Published::AlreadyQueued)
+                } else if text.contains("maximum messages exceeded")
+                    || text.contains("maximum bytes exceeded")
+                {
+                    Err(BusError::Full { subject: message.subject, reason: text })
+                } else {
+                    Err(match error.kind() {
+                        PublishErrorKind::StreamNotFound => BusError::Missing {
+                            what: format!("a stream for {}", message.subject),
+                            reason: text,
+                        },
+                        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => {
+                            unavailable(action, text)
+                        }
+                        _ => refused(action, text),
+                    })
+                }
+            }
+        }
     }
 
     async fn bucket(&self, name: &str) -> Result<kv::Store, BusError> {
@@ -68,13 +119,34 @@ impl JetStreamBus {
         if let Some(bucket) = buckets.get(name) {
             return Ok(bucket.clone());
         }
-        let bucket = self
-            .context
-            .get_key_value(name)
-            .await
-            .map_err(|e| missing_or_unavailable(format!("bucket {name}"), e))?;
+        let what = format!("bucket {name}");
+        let action = format!("look up {what}");
+        let found =
+            async { self.context.get_key_value(name).await.map_err(|e| missing_or_unavailable(what, e)) };
+        let bucket = self.ask_api(&action, name, found).await?;
         buckets.insert(name.to_owned(), bucket.clone());
         Ok(bucket)
+    }
+}
+
+/// Does `work`, unless the server refuses this user a subject that `concerns` it: it gives no answer
+/// then, only says so.
+async fn unless_denied<T>(
+    client: &Client,
+    action: &str,
+    concerns: impl Fn(&str) -> bool,
+    work: impl Future<Output = Result<T, BusError>>,
+) -> Result<T, BusError> {
+    let mut denials = client.denials();
+    tokio::select! {
+        biased;
+        done = work => done,
+        denial = denials.hear(concerns) => Err(BusError::Denied {
+            action: action.to_owned(),
+            user: client.user().to_owned(),
+            what: denial.action,
+            subject: denial.subject,
+        }),
     }
 }
 
@@ -124,24 +196,36 @@ fn from_nats(subject: &str, headers: Option<&HeaderMap>, payload: &Bytes) -> Mes
     Message { subject: subject.to_owned(), headers: ours, payload: payload.clone() }
 }
 
-struct JetStreamAck(jetstream::message::Acker);
+struct JetStreamAck {
+    acker: jetstream::message::Acker,
+    /// Where acknowledgements go.
+    subject: String,
+    client: Client,
+}
+
+impl JetStreamAck {
+    async fn answer(&self, action: &str, kind: AckKind) -> Result<(), BusError> {
+        let answered = bounded(action, self.acker.double_ack_with(kind));
+        unless_denied(&self.client, action, |refused| refused == self.subject, answered).await
+    }
+}
 
 #[async_trait]
 impl Acknowledge for JetStreamAck {
     async fn ack(&self) -> Result<(), BusError> {
-        bounded("acknowledge", self.0.double_ack()).await
+        self.answer("acknowledge", AckKind::Ack).await
     }
 
     async fn nak(&self, delay: Duration) -> Result<(), BusError> {
-        bounded("hand back", self.0.double_ack_with(AckKind::Nak(Some(delay)))).await
+        self.answer("hand back", AckKind::Nak(Some(delay))).await
     }
 
     async fn progress(&self) -> Result<(), BusError> {
-        bounded("report progress", self.0.double_ack_with(AckKind::Progress)).await
+        self.answer("report progress", AckKind::Progress).await
     }
 
     async fn term(&self, _reason: &str) -> Result<(), BusError> {
-        bounded("set aside", self.0.double_ack_with(AckKind::Term)).await
+        self.answer("set aside", AckKind::Term).await
     }
 }
 
@@ -183,7 +267,10 @@ impl Bus for JetStreamBus {
             ..StreamConfig::default()
         };
         let action = format!("make or update stream {}", spec.name);
-        self.context.create_or_update_stream(config).await.map(drop).map_err(|e| setup_error(&action, e))
+        self.ask_api(&action, &spec.name, async {
+            self.context.create_or_update_stream(config).await.map(drop).map_err(|e| setup_error(&action, e))
+        })
+        .await
     }
 
     async fn ensure_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
@@ -198,11 +285,11 @@ impl Bus for JetStreamBus {
             ..PullConfig::default()
         };
         let action = format!("make or update consumer {} on stream {}", spec.name, spec.stream);
-        let consumer = self
-            .context
-            .create_consumer_on_stream(config, spec.stream.clone())
-            .await
-            .map_err(|e| setup_error(&action, e))?;
+        let made = async {
+            let made = self.context.create_consumer_on_stream(config, spec.stream.clone()).await;
+            made.map_err(|e| setup_error(&action, e))
+        };
+        let consumer = self.ask_api(&action, &spec.stream, made).await?;
         self.consumers.lock().await.insert((spec.stream.clone(), spec.name.clone()), consumer);
         Ok(())
     }
@@ -218,45 +305,19 @@ impl Bus for JetStreamBus {
             ..kv::Config::default()
         };
         let action = format!("make or update bucket {}", spec.name);
-        let bucket =
-            self.context.create_or_update_key_value(config).await.map_err(|e| setup_error(&action, e))?;
+        let made = async {
+            self.context.create_or_update_key_value(config).await.map_err(|e| setup_error(&action, e))
+        };
+        let bucket = self.ask_api(&action, &spec.name, made).await?;
         self.buckets.lock().await.insert(spec.name.clone(), bucket);
         Ok(())
     }
 
     async fn publish(&self, message: Message) -> Result<Published, BusError> {
         let action = format!("publish to {}", message.subject);
-        let sent = self
-            .context
-            .publish_with_headers(message.subject.clone(), header_map(&message.headers), message.payload)
-            .await
-            .map_err(|e| unavailable(&action, e))?;
-        match sent.await {
-            Ok(ack) if ack.duplicate => Ok(Published::Duplicate),
-            Ok(ack) => Ok(Published::Stored(ack.sequence)),
-            Err(error) => {
-                let text =
-                    std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-                if text.contains("maximum messages per subject exceeded") {
-                    Ok(Published::AlreadyQueued)
-                } else if text.contains("maximum messages exceeded")
-                    || text.contains("maximum bytes exceeded")
-                {
-                    Err(BusError::Full { subject: message.subject, reason: text })
-                } else {
-                    Err(match error.kind() {
-                        PublishErrorKind::StreamNotFound => BusError::Missing {
-                            what: format!("a stream for {}", message.subject),
-                            reason: text,
-                        },
-                        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => {
-                            unavailable(&action, text)
-                        }
-                        _ => refused(&action, text),
-                    })
-                }
-            }
-        }
+        let subject = message.subject.clone();
+        let stored = self.store(&action, message);
+        unless_denied(&self.client, &action, |refused| refused == subject, stored).await
     }
 
     async fn pull(
@@ -276,17 +337,18 @@ impl Bus for JetStreamBus {
                 // What is there now, or else what comes first. Without `expires` a request that the
                 // server cannot answer, or that is lost with its connection, would never end.
                 let fetch = handle.fetch().max_messages(most).expires(wait);
-                collect(fetch.messages().await, &action, &mut deliveries).await?;
+                collect(&self.client, fetch.messages().await, &action, &mut deliveries).await?;
             }
             let left = end.saturating_duration_since(Instant::now());
             // The server turns a fetch away at once where others wait for the same messages.
             if deliveries.is_empty() && (most == 1 || !left.is_zero()) {
                 let batch = handle.batch().max_messages(1).expires(left.max(PULL_WAIT_MIN));
-                collect(batch.messages().await, &action, &mut deliveries).await?;
+                collect(&self.client, batch.messages().await, &action, &mut deliveries).await?;
             }
             Ok(())
         };
-        if let Err(error) = pulled.await {
+        let next = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
+        if let Err(error) = unless_denied(&self.client, &action, |refused| refused == next, pulled).await {
             // Look it up again next time: it may be gone.
             self.consumers.lock().await.remove(&(stream.to_owned(), consumer.to_owned()));
             return Err(error);
@@ -296,16 +358,14 @@ impl Bus for JetStreamBus {
 
     async fn tell(&self, message: Message) -> Result<(), BusError> {
         let action = format!("tell {}", message.subject);
-        let client = self.context.client();
         let sent =
-            client.publish_with_headers(message.subject, header_map(&message.headers), message.payload);
+            self.client.publish_with_headers(message.subject, header_map(&message.headers), message.payload);
         bounded(&action, sent).await
     }
 
     async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Message>, BusError> {
         let subscriber = self
-            .context
-            .client()
+            .client
             .subscribe(pattern.to_owned())
             .await
             .map_err(|e| unavailable(&format!("listen to {pattern}"), e))?;
@@ -325,12 +385,11 @@ impl Bus for JetStreamBus {
             .payload(message.payload)
             .headers(header_map(&message.headers))
             .timeout(Some(wait));
-        let answer = self
-            .context
-            .client()
-            .send_request(message.subject, request)
-            .await
-            .map_err(|e| unavailable(&action, e))?;
+        let subject = message.subject.clone();
+        let asked = async {
+            self.client.send_request(message.subject, request).await.map_err(|e| unavailable(&action, e))
+        };
+        let answer = unless_denied(&self.client, &action, |refused| refused == subject, asked).await?;
         Ok(from_nats(&answer.subject, answer.headers.as_ref(), &answer.payload))
     }
 
@@ -400,6 +459,7 @@ impl Bus for JetStreamBus {
 
 /// Reads a batch to its end. The client ends it [`ANSWER_WITHIN`] after its `expires` at the latest.
 async fn collect(
+    client: &Client,
     batch: Result<Batch, BatchError>,
     action: &str,
     deliveries: &mut Vec<Delivery>,
@@ -416,9 +476,15 @@ async fn collect(
             Ok(info) => (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1)),
             Err(error) => return Err(refused(action, error)),
         };
+        let subject = message.reply.as_deref().unwrap_or_default().to_owned();
         let (message, acker) = message.split();
         let ours = from_nats(&message.subject, message.headers.as_ref(), &message.payload);
-        deliveries.push(Delivery::new(ours, sequence, delivered, Box::new(JetStreamAck(acker))));
+        deliveries.push(Delivery::new(
+            ours,
+            sequence,
+            delivered,
+            Box::new(JetStreamAck { acker, subject, client: client.clone() }),
+        ));
     }
     Ok(())
 }

@@ -1,226 +1,137 @@
-//! The NATS server configurations the farm ships: durable by default, each role limited to its subjects.
+//! The configuration file of a farm's NATS server: its place, what all servers share, whom it trusts.
 //!
-//! Pure text. `nats/conf/` shows what it renders; the tables here are the permissions' only source.
+//! Pure text, without a secret in it. Who may do what is not here: that is in the users' JWTs.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use sealfarm_common::job::AgentId;
-use sealfarm_common::sector::MinerId;
-use sealfarm_common::task::TaskKind;
+use serde::{Deserialize, Serialize};
 
-use crate::connect::inbox_prefix;
-use crate::streams;
-use crate::subjects::{Hub, Site, Source};
+/// What all servers share: durability and limits.
+pub const SHARED: &str = include_str!("../conf/shared.conf");
 
-/// What a user may do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Permissions {
-    /// Subjects it may publish to.
-    pub publish: Vec<String>,
-    /// Subjects it may subscribe to.
-    pub subscribe: Vec<String>,
-    /// Whether it may answer requests.
-    pub answers: bool,
-}
-
-/// Who connects, and so what is allowed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Role {
-    /// The miner at the hub: everything in its account.
-    Miner,
-    /// One agent at the hub: its own jobs, results and events.
-    AgentAtHub(MinerId, AgentId),
-    /// The agent at its own site: everything in that account.
-    AgentAtSite,
-    /// A worker of a site.
-    Worker(AgentId),
-}
-
-impl Role {
-    /// The connection name that goes with the role; its inbox prefix follows from it.
-    pub fn connection_name(&self) -> String {
-        match self {
-            Self::Miner => "miner".to_owned(),
-            Self::AgentAtHub(_, agent) => format!("agent-{agent}"),
-            Self::AgentAtSite => "agent".to_owned(),
-            Self::Worker(_) => "worker".to_owned(),
-        }
-    }
-
-    /// What the role is allowed; `None` means everything in its account.
-    pub fn permissions(&self) -> Option<Permissions> {
-        match self {
-            Self::Miner | Self::AgentAtSite => None,
-            Self::AgentAtHub(miner, agent) => Some(agent_at_hub(*miner, agent, &self.connection_name())),
-            Self::Worker(agent) => Some(worker(agent, &self.connection_name())),
-        }
-    }
-}
-
-fn consume(stream: &str, consumer: &str) -> [String; 4] {
-    [
-        format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"),
-        format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
-        format!("$JS.ACK.{stream}.{consumer}.>"),
-        // Newer servers put domain and account in front.
-        format!("$JS.ACK.*.*.{stream}.{consumer}.>"),
-    ]
-}
-
-fn agent_at_hub(miner: MinerId, agent: &AgentId, name: &str) -> Permissions {
-    let hub = Hub(miner);
-    let mut publish =
-        vec![hub.results_of(agent), hub.events_of(Source::Agent(agent)), hub.dead_jobs_of(agent)];
-    publish.extend(consume(&hub.jobs_stream(), &streams::jobs_consumer(miner, agent).name));
-    Permissions {
-        publish,
-        subscribe: vec![format!("{}.>", inbox_prefix(name)), hub.agent_control(agent), "$SRV.>".to_owned()],
-        answers: true,
-    }
-}
-
-fn worker(agent: &AgentId, name: &str) -> Permissions {
-    let site = Site(agent.clone());
-    let mut publish = vec![site.results(), site.dead_letters(), site.progress_all(), site.join()];
-    for kind in TaskKind::ALL {
-        publish.extend(consume(&site.tasks_stream(), kind.as_str()));
-    }
-    Permissions {
-        publish,
-        subscribe: vec![
-            format!("{}.>", inbox_prefix(name)),
-            site.cancel_all(),
-            site.control(),
-            format!("{}.>", site.control()),
-            "$SRV.>".to_owned(),
-        ],
-        answers: true,
-    }
-}
-
-/// A user of a server: a public nkey and what it may do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct User {
-    /// The public key, `U…`.
-    pub public_key: String,
-    /// Whose it is.
-    pub role: Role,
-}
-
-/// A fresh user key.
-#[derive(Clone)]
-pub struct UserKey {
-    /// For the server's configuration: `U…`.
-    pub public_key: String,
-    /// For the client's credentials file: `SU…`. Secret.
-    pub seed: String,
-}
-
-impl UserKey {
-    /// Makes one from the system's randomness.
-    ///
-    /// # Panics
-    /// Never: a key pair that was just made has a seed.
-    pub fn generate() -> Self {
-        let pair = nkeys::KeyPair::new_user();
-        Self { public_key: pair.public_key(), seed: pair.seed().expect("a fresh key pair has its seed") }
-    }
-}
-
-/// A server, or a part of one.
-#[derive(Debug, Clone)]
-pub struct ServerConf {
-    /// Shown by `nats server list`.
-    pub name: String,
+/// Where a server listens and keeps its messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerPlace {
     /// `host:port` for clients.
     pub listen: String,
     /// `host:port` for monitoring over HTTP; keep it to the local machine.
     pub monitor: Option<String>,
-    /// Where JetStream keeps its files.
+    /// JetStream's directory.
     pub store_dir: PathBuf,
-    /// The account's name: `HUB` or `SITE`.
-    pub account: &'static str,
-    /// Who may connect.
-    pub users: Vec<User>,
+    /// What it shows for TLS; none for connections in the clear.
+    #[serde(default)]
+    pub tls: Option<ServerTls>,
 }
 
-impl ServerConf {
-    /// The configuration file's text.
-    pub fn render(&self) -> String {
-        let mut text = String::new();
-        let quoted = |items: &[String]| {
-            let quoted: Vec<_> = items.iter().map(|item| format!("\"{item}\"")).collect();
-            quoted.join(", ")
-        };
-        let _ = writeln!(text, "server_name: \"{}\"", self.name);
-        let _ = writeln!(text, "listen: \"{}\"", self.listen);
-        if let Some(monitor) = &self.monitor {
-            let _ = writeln!(text, "http: \"{monitor}\"");
-        }
-        let _ = writeln!(text, "max_payload: 128KB");
-        let _ = writeln!(
-            text,
-            "\n# A message that was acknowledged is on the disk; the default syncs every two minutes."
-        );
-        let _ = writeln!(
-            text,
-            "jetstream {{\n  store_dir: \"{}\"\n  sync_interval: always\n}}",
-            self.store_dir.display()
-        );
-        let _ = writeln!(text, "\naccounts {{\n  {} {{\n    jetstream: enabled\n    users: [", self.account);
-        for user in &self.users {
-            let _ = write!(text, "      {{ nkey: {}", user.public_key);
-            if let Some(allowed) = user.role.permissions() {
-                let _ = write!(
-                    text,
-                    ", permissions: {{\n          publish: [{}]\n          subscribe: [{}]",
-                    quoted(&allowed.publish),
-                    quoted(&allowed.subscribe)
-                );
-                if allowed.answers {
-                    let _ = write!(text, "\n          allow_responses: {{ max: 1000, expires: \"10s\" }}");
-                }
-                text.push_str("\n      }");
-            }
-            text.push_str(" }\n");
-        }
-        text.push_str("    ]\n  }\n}\n");
-        text
+/// A server's side of TLS. Paths as the server sees them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerTls {
+    /// The server's certificate, PEM.
+    pub cert: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+    /// The CA of the clients' certificates, PEM: with it, a client without a certificate is refused.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Whom a server trusts: the operator, and the accounts it has signed.
+#[derive(Debug, Clone, Copy)]
+pub struct Trusted<'a> {
+    /// The operator's JWT.
+    pub operator: &'a str,
+    /// The system account: its public key.
+    pub system_account: &'a str,
+    /// Every account: its public key, and its JWT.
+    pub accounts: &'a [(String, String)],
+}
+
+/// The file's text; `name` is shown by `nats server list`.
+pub fn render(name: &str, place: &ServerPlace, trusted: Trusted<'_>) -> String {
+    let mut text =
+        String::from("# Written by sealfarm, and written anew when it changes. It holds no secret.\n\n");
+    let mut line = |line: String| {
+        text.push_str(&line);
+        text.push('\n');
+    };
+    line(format!("server_name: {}", quoted(name)));
+    line(format!("listen: {}", quoted(&place.listen)));
+    if let Some(monitor) = &place.monitor {
+        line(format!("http: {}", quoted(monitor)));
     }
+    line(format!("JETSTREAM_DIR: {}\n", path(&place.store_dir)));
+    line(SHARED.to_owned());
+    if let Some(tls) = &place.tls {
+        line(tls_section(tls));
+    }
+    line("# Users bring JWTs that one of these accounts has signed: a new user changes nothing here.".into());
+    line(format!("operator: {}", trusted.operator));
+    line(format!("system_account: {}", trusted.system_account));
+    line("resolver: MEMORY\nresolver_preload {".into());
+    for (account, jwt) in trusted.accounts {
+        line(format!("  {account}: {jwt}"));
+    }
+    line("}".into());
+    text
+}
+
+fn tls_section(tls: &ServerTls) -> String {
+    let mut text = format!("tls {{\n  cert_file: {}\n  key_file: {}\n", path(&tls.cert), path(&tls.key));
+    if let Some(ca) = &tls.client_ca {
+        let _ = writeln!(
+            text,
+            "  ca_file: {}\n  # A client without a certificate of that CA is refused.\n  verify: true",
+            path(ca)
+        );
+    }
+    text.push_str("}\n");
+    text
+}
+
+fn path(path: &Path) -> String {
+    quoted(&path.display().to_string())
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_agent_may_not_speak_for_another_site() {
-        let miner = MinerId(1000);
-        let allowed = Role::AgentAtHub(miner, "a".parse().unwrap()).permissions().unwrap();
-        assert!(
-            allowed
-                .publish
-                .iter()
-                .all(|subject| !subject.contains(".b.") && !subject.contains("event.miner"))
-        );
-        assert!(allowed.publish.contains(&"seal.t01000.event.a.>".to_owned()));
-        assert!(!allowed.publish.iter().any(|s| s.contains("CONSUMER.CREATE") || s.contains("STREAM")));
+    fn rendered(tls: Option<ServerTls>) -> String {
+        let place = ServerPlace {
+            listen: "127.0.0.1:4222".into(),
+            monitor: None,
+            store_dir: "/data \"1\"".into(),
+            tls,
+        };
+        let accounts = [("AHUB".to_owned(), "eyJh".to_owned())];
+        let trusted = Trusted { operator: "eyJo", system_account: "ASYS", accounts: &accounts };
+        render("hub", &place, trusted)
     }
 
     #[test]
-    fn the_configuration_syncs_every_message_and_holds_no_secret() {
-        let key = UserKey::generate();
-        let conf = ServerConf {
-            name: "hub".into(),
-            listen: "127.0.0.1:4222".into(),
-            monitor: None,
-            store_dir: "/data".into(),
-            account: "HUB",
-            users: vec![User { public_key: key.public_key.clone(), role: Role::Miner }],
-        };
-        let text = conf.render();
-        assert!(text.contains("sync_interval: always"));
-        assert!(text.contains(&key.public_key) && !text.contains(&key.seed));
+    fn every_server_syncs_every_message_and_trusts_one_operator() {
+        let text = rendered(None);
+        for part in [
+            "sync_interval: always",
+            r#"JETSTREAM_DIR: "/data \"1\"""#,
+            "operator: eyJo",
+            "system_account: ASYS",
+            "  AHUB: eyJh",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert!(!text.contains("tls {"), "{text}");
+    }
+
+    #[test]
+    fn clients_need_a_certificate_where_their_ca_is_named() {
+        let tls = |client_ca| ServerTls { cert: "/c.pem".into(), key: "/k.pem".into(), client_ca };
+        assert!(!rendered(Some(tls(None))).contains("verify"));
+        let text = rendered(Some(tls(Some("/ca.pem".into()))));
+        assert!(text.contains("ca_file: \"/ca.pem\"") && text.contains("verify: true"), "{text}");
     }
 }

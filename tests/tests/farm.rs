@@ -119,8 +119,9 @@ async fn a_result_that_does_not_decode_is_set_aside_with_its_reason_and_the_mine
     let hub = Hub("t01000".parse().unwrap());
     let address = NatsAddress {
         url: farm.hub.url(),
-        credentials: Some(farm.hub_keys.join("miner.nk")),
+        credentials: Some(farm.hub_credentials()),
         name: "miner".to_owned(),
+        ..NatsAddress::default()
     };
     let bus = JetStreamBus::new(connect(&address).await.unwrap(), 1);
     let subject = "seal.t01000.result.site-1.commit.7".to_owned();
@@ -143,13 +144,14 @@ async fn agents_and_workers_are_listed_as_nats_services() {
     let farm = farm("services", 1, 2).unwrap();
     let site = &farm.sites[0];
     let names = |url: String, key: std::path::PathBuf| async move {
-        let address = NatsAddress { url, credentials: Some(key), name: "looker".to_owned() };
+        let address =
+            NatsAddress { url, credentials: Some(key), name: "looker".to_owned(), ..NatsAddress::default() };
         let client = connect(&address).await.unwrap();
         services(&client).await.unwrap()
     };
-    let at_hub = names(farm.hub.url(), farm.hub_keys.join("miner.nk")).await;
+    let at_hub = names(farm.hub.url(), farm.hub_credentials()).await;
     assert!(at_hub.contains(&"sealfarm-agent".to_owned()), "{at_hub:?}");
-    let at_site = names(site.nats.url(), site.keys.join("agent.nk")).await;
+    let at_site = names(site.nats.url(), site.repo.join("site/agent.creds")).await;
     assert_eq!(at_site.iter().filter(|name| *name == "sealfarm-worker").count(), 2, "{at_site:?}");
 }
 

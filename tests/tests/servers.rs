@@ -7,22 +7,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Event;
 use bytes::Bytes;
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use sealfarm_common::job::{AgentId, JobKind};
 use sealfarm_common::sector::{MinerId, SectorNumber};
 use sealfarm_common::task::TaskKind;
+use sealfarm_nats::authority::{Authority, ServerKind};
 use sealfarm_nats::bus::{Bus, Headers, Message};
-use sealfarm_nats::connect::{ConnectError, NatsAddress, connect, inbox_prefix};
+use sealfarm_nats::connect::{ConnectError, NatsAddress, connect};
 use sealfarm_nats::jetstream::JetStreamBus;
-use sealfarm_nats::server_conf::{Role, ServerConf, User, UserKey};
+use sealfarm_nats::role::Role;
+use sealfarm_nats::server_conf::ServerPlace;
 use sealfarm_nats::subjects::{Hub, Site, Source};
 use sealfarm_nats::{service, streams};
-use sealfarm_tests::harness::{Ground, NatsServer};
+use sealfarm_tests::harness::Guarded;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -33,216 +34,24 @@ fn agent(name: &str) -> AgentId {
     name.parse().unwrap()
 }
 
-/// A server with the shipped configuration, and the keys of its users.
-struct Guarded {
-    ground: Ground,
-    server: NatsServer,
-    users: Vec<(Role, UserKey)>,
+fn hub() -> Guarded {
+    Guarded::start(ServerKind::Hub, None).unwrap()
 }
 
-impl Guarded {
-    fn start(account: &'static str, roles: Vec<Role>) -> Self {
-        let ground = Ground::new("servers").unwrap();
-        let users: Vec<_> = roles.into_iter().map(|role| (role, UserKey::generate())).collect();
-        let entries: Vec<User> = users
-            .iter()
-            .map(|(role, key)| User { public_key: key.public_key.clone(), role: role.clone() })
-            .collect();
-        let server = ground.nats("nats", |ports, data| {
-            let conf = ServerConf {
-                name: "nats".into(),
-                listen: format!("127.0.0.1:{}", ports.client),
-                monitor: Some(format!("127.0.0.1:{}", ports.monitor)),
-                store_dir: data.to_owned(),
-                account,
-                users: entries.clone(),
-            };
-            conf.render()
-        });
-        Self { server: server.unwrap(), ground, users }
-    }
-
-    fn hub() -> Self {
-        let at_hub = |name| Role::AgentAtHub(MINER, agent(name));
-        Self::start("HUB", vec![Role::Miner, at_hub("a"), at_hub("b")])
-    }
-
-    fn site() -> Self {
-        Self::start("SITE", vec![Role::AgentAtSite, Role::Worker(agent("a"))])
-    }
-
-    fn key(&self, user: usize) -> &UserKey {
-        &self.users[user].1
-    }
-
-    fn credentials(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.ground.scratch().path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    }
-
-    fn address(&self, user: usize) -> NatsAddress {
-        let credentials = self.credentials(&format!("user-{user}.nk"), &self.key(user).seed);
-        let name = self.users[user].0.connection_name();
-        NatsAddress { url: self.server.url(), credentials: Some(credentials), name }
-    }
-
-    async fn bus(&self, user: usize) -> JetStreamBus {
-        JetStreamBus::new(connect(&self.address(user)).await.unwrap(), 1)
-    }
-
-    /// Asks the server as `user` for each of these, and returns those it denies.
-    async fn denied(&self, user: usize, publish: &[String], subscribe: &[String]) -> Vec<String> {
-        const SENTINEL: &str = "nobody.may.say.this";
-        let (events, mut heard) = mpsc::unbounded_channel();
-        let options = async_nats::ConnectOptions::with_nkey(self.key(user).seed.clone())
-            .custom_inbox_prefix(inbox_prefix(&self.users[user].0.connection_name()))
-            .event_callback(move |event| {
-                let events = events.clone();
-                async move { drop(events.send(event)) }
-            });
-        let client = options.connect(self.server.url()).await.unwrap();
-        let mut held = Vec::new();
-        for subject in subscribe {
-            held.push(client.subscribe(subject.clone()).await.unwrap());
-        }
-        for subject in publish.iter().map(String::as_str).chain([SENTINEL]) {
-            client.publish(subject.to_owned(), Bytes::new()).await.unwrap();
-        }
-        client.flush().await.unwrap();
-        let mut denied = Vec::new();
-        loop {
-            let event = timeout(LIMIT, heard.recv()).await.unwrap().unwrap();
-            let Event::ServerError(error) = event else { continue };
-            let text = error.to_string();
-            let subject = text.split('"').nth(1).unwrap_or_else(|| panic!("what is denied by {text}?"));
-            if subject == SENTINEL {
-                return denied;
-            }
-            denied.push(subject.to_owned());
-        }
-    }
-
-    async fn check(&self, user: usize, allowed: (&[String], &[String]), denied: (&[String], &[String])) {
-        let none: Vec<String> = Vec::new();
-        assert_eq!(self.denied(user, allowed.0, allowed.1).await, none, "these should be allowed");
-        let mut found = self.denied(user, denied.0, denied.1).await;
-        let mut expected = [denied.0, denied.1].concat();
-        // Core NATS answers in its own time for publishes and subscriptions.
-        found.sort_unstable();
-        expected.sort_unstable();
-        assert_eq!(found, expected, "all of these should be denied");
-    }
+fn site() -> Guarded {
+    Guarded::start(ServerKind::Site, None).unwrap()
 }
 
-fn strings(items: &[&str]) -> Vec<String> {
-    items.iter().map(|item| (*item).to_owned()).collect()
+fn agent_at_hub(name: &str) -> Role {
+    Role::AgentAtHub(MINER, agent(name))
 }
 
-#[tokio::test]
-async fn an_agent_may_speak_for_its_own_site_at_the_hub_and_for_no_other() {
-    let hub = Guarded::hub();
-    let names = Hub(MINER);
-    let (a, b) = (agent("a"), agent("b"));
-    let inbox = inbox_prefix("agent-a");
-    hub.check(
-        1,
-        (
-            &[
-                names.result(&a, JobKind::PreCommit, SECTOR),
-                names.event(Source::Agent(&a), SECTOR, "done"),
-                names.dead_jobs_of(&a),
-                "$JS.API.CONSUMER.INFO.t01000-jobs.a".into(),
-                "$JS.API.CONSUMER.MSG.NEXT.t01000-jobs.a".into(),
-                "$JS.ACK.t01000-jobs.a.1.2.3.4.5".into(),
-                "$JS.ACK.domain.account.t01000-jobs.a.1.2.3.4.5".into(),
-            ],
-            &[format!("{inbox}.1"), names.agent_control(&a), "$SRV.PING".into()],
-        ),
-        (
-            &[
-                names.result(&b, JobKind::PreCommit, SECTOR),
-                names.event(Source::Agent(&b), SECTOR, "done"),
-                names.event(Source::Miner, SECTOR, "state.proving"),
-                names.dead_jobs_of(&b),
-                names.dead("results"),
-                names.job(&a, JobKind::PreCommit, SECTOR),
-                names.agent_control(&b),
-                "$KV.t01000-sectors.42".into(),
-                "$JS.API.CONSUMER.INFO.t01000-jobs.b".into(),
-                "$JS.API.CONSUMER.MSG.NEXT.t01000-jobs.b".into(),
-                "$JS.ACK.t01000-jobs.b.1.2.3.4.5".into(),
-                "$JS.API.CONSUMER.CREATE.t01000-jobs.a".into(),
-                "$JS.API.CONSUMER.CREATE.t01000-jobs.a.seal.t01000.job.b.>".into(),
-                "$JS.API.CONSUMER.DURABLE.CREATE.t01000-jobs.a".into(),
-                "$JS.API.CONSUMER.DELETE.t01000-jobs.a".into(),
-                "$JS.API.STREAM.INFO.t01000-jobs".into(),
-                "$JS.API.STREAM.CREATE.mine".into(),
-                "$JS.API.STREAM.PURGE.t01000-jobs".into(),
-                "$JS.API.STREAM.MSG.GET.t01000-jobs".into(),
-                "$JS.API.DIRECT.GET.t01000-jobs".into(),
-            ],
-            &strings(&[
-                ">",
-                "seal.>",
-                "seal.t01000.job.a.>",
-                "seal.t01000.result.b.>",
-                "_INBOX.>",
-                "_INBOX_agent-b.>",
-                "_INBOX_miner.>",
-                "seal.t01000.control.b",
-            ]),
-        ),
-    )
-    .await;
+fn worker(name: &str) -> Role {
+    Role::Worker(agent("a"), name.parse().unwrap())
 }
 
-#[tokio::test]
-async fn a_worker_may_take_tasks_and_answer_them_and_nothing_else() {
-    let server = Guarded::site();
-    let site = Site(agent("a"));
-    server
-        .check(
-            1,
-            (
-                &[
-                    site.result(TaskKind::Commit2, SECTOR),
-                    site.progress(SECTOR),
-                    site.join(),
-                    site.dead("tasks"),
-                    "$JS.API.CONSUMER.INFO.a-tasks.pre-commit-1".into(),
-                    "$JS.API.CONSUMER.MSG.NEXT.a-tasks.add-piece".into(),
-                    "$JS.ACK.a-tasks.finalize.1.2.3.4.5".into(),
-                ],
-                &[
-                    "_INBOX_worker.x".into(),
-                    site.cancel(SECTOR),
-                    site.cancel_all(),
-                    site.control(),
-                    site.worker_control(&"w-1".parse().unwrap()),
-                    "$SRV.INFO.sealfarm-worker".into(),
-                ],
-            ),
-            (
-                &[
-                    site.task(TaskKind::AddPiece, SECTOR),
-                    site.cancel(SECTOR),
-                    site.control(),
-                    site.outbox("seal.t01000.result.a.commit.42"),
-                    "seal.t01000.result.a.commit.42".into(),
-                    "$JS.API.CONSUMER.MSG.NEXT.a-results.agent".into(),
-                    "$JS.API.CONSUMER.MSG.NEXT.a-outbox.hub".into(),
-                    "$JS.ACK.a-results.agent.1.2.3.4.5".into(),
-                    "$JS.API.CONSUMER.CREATE.a-tasks".into(),
-                    "$JS.API.CONSUMER.DURABLE.CREATE.a-tasks.mine".into(),
-                    "$JS.API.CONSUMER.DELETE.a-tasks.add-piece".into(),
-                    "$JS.API.STREAM.DELETE.a-tasks".into(),
-                    "$JS.API.STREAM.MSG.GET.a-outbox".into(),
-                ],
-                &strings(&[">", "site.>", "site.a.result.>", "site.a.task.>", "_INBOX.>", "_INBOX_agent.>"]),
-            ),
-        )
-        .await;
+async fn bus(server: &Guarded, role: &Role) -> JetStreamBus {
+    JetStreamBus::new(server.connect(role).await.unwrap(), 1)
 }
 
 /// Waits until the server has taken everything this connection sent: a flush only sends it, and
@@ -258,10 +67,10 @@ fn message(subject: String) -> Message {
 
 #[tokio::test]
 async fn an_agent_has_all_it_needs_at_the_hub() {
-    let server = Guarded::hub();
+    let server = hub();
     let names = Hub(MINER);
     let a = agent("a");
-    let (miner, bus) = (server.bus(0).await, server.bus(1).await);
+    let (miner, bus) = (bus(&server, &Role::Miner).await, bus(&server, &agent_at_hub("a")).await);
     for spec in streams::hub_streams(MINER) {
         miner.ensure_stream(&spec).await.unwrap();
     }
@@ -296,9 +105,9 @@ async fn an_agent_has_all_it_needs_at_the_hub() {
 
 #[tokio::test]
 async fn a_worker_has_all_it_needs_at_its_site() {
-    let server = Guarded::site();
+    let server = site();
     let site = Site(agent("a"));
-    let (agent_bus, bus) = (server.bus(0).await, server.bus(1).await);
+    let (agent_bus, bus) = (bus(&server, &Role::AgentAtSite).await, bus(&server, &worker("w-1")).await);
     for spec in streams::site_streams(&site.0) {
         agent_bus.ensure_stream(&spec).await.unwrap();
     }
@@ -344,11 +153,18 @@ async fn a_worker_has_all_it_needs_at_its_site() {
 
 #[tokio::test]
 async fn credentials_that_the_server_does_not_know_are_refused_by_file() {
-    let server = Guarded::hub();
-    let stranger = server.credentials("stranger.nk", &UserKey::generate().seed);
-    let unreadable = server.credentials("unreadable.nk", "nothing of use\n");
-    let missing = server.ground.scratch().path().join("missing.nk");
-    let at = |credentials: Option<PathBuf>| NatsAddress { credentials, ..server.address(1) };
+    let server = hub();
+    let other_place = ServerPlace { listen: String::new(), monitor: None, store_dir: "/".into(), tls: None };
+    let other_keys = tempfile::tempdir().unwrap();
+    let other = Authority::create(other_keys.path(), ServerKind::Hub, other_place, Timestamp::now()).unwrap();
+    let of_another_hub = other.credentials(&Role::Miner, Timestamp::now());
+    let stranger = server.file("stranger.creds", of_another_hub.expose()).unwrap();
+    let unreadable = server.file("unreadable.creds", "nothing of use\n").unwrap();
+    let missing = PathBuf::from("/nowhere/missing.creds");
+    let at = |credentials: Option<PathBuf>| NatsAddress {
+        credentials,
+        ..server.address(&agent_at_hub("a")).unwrap()
+    };
 
     let error = connect(&at(Some(stranger.clone()))).await.unwrap_err();
     assert!(matches!(error, ConnectError::Denied { .. }), "{error}");
@@ -382,7 +198,7 @@ async fn a_server_that_is_too_old_is_refused_with_both_versions() {
         }
     });
     let url = format!("nats://127.0.0.1:{port}");
-    let address = NatsAddress { url: url.clone(), credentials: None, name: "test".into() };
+    let address = NatsAddress { url: url.clone(), name: "test".into(), ..NatsAddress::default() };
     let error = timeout(LIMIT, connect(&address)).await.unwrap().unwrap_err();
     assert!(matches!(error, ConnectError::TooOld { .. }), "{error}");
     let text = error.to_string();
@@ -393,7 +209,8 @@ async fn a_server_that_is_too_old_is_refused_with_both_versions() {
 async fn a_server_that_does_not_answer_is_named_with_how_long_it_was_tried() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("nats://127.0.0.1:{port}");
-    let error = connect(&NatsAddress { url: url.clone(), credentials: None, name: "test".into() }).await;
+    let error =
+        connect(&NatsAddress { url: url.clone(), name: "test".into(), ..NatsAddress::default() }).await;
     let text = error.unwrap_err().to_string();
     assert!(
         text.contains(&url) && text.contains("cannot reach NATS") && text.contains("tried for"),
@@ -403,10 +220,10 @@ async fn a_server_that_does_not_answer_is_named_with_how_long_it_was_tried() {
 
 #[tokio::test]
 async fn streams_and_consumers_are_as_the_specifications_say_and_survive_a_crash() {
-    let mut server = Guarded::hub();
+    let mut server = hub();
     let a = agent("a");
     let names = Hub(MINER);
-    let miner = server.bus(0).await;
+    let miner = bus(&server, &Role::Miner).await;
     let specs = streams::hub_streams(MINER);
     for spec in &specs {
         miner.ensure_stream(spec).await.unwrap();
@@ -422,7 +239,8 @@ async fn streams_and_consumers_are_as_the_specifications_say_and_survive_a_crash
 
     let page = "/jsz?accounts=true&streams=true&consumers=true&config=true";
     let found = server.server.monitor(page).unwrap();
-    let found = found["account_details"][0]["stream_detail"].as_array().unwrap();
+    let accounts = found["account_details"].as_array().unwrap();
+    let found = accounts.iter().find_map(|account| account["stream_detail"].as_array()).unwrap();
     let stream = |name: &str| found.iter().find(|s| s["name"] == name).unwrap();
     for spec in &specs {
         let config = &stream(&spec.name)["config"];
@@ -451,7 +269,7 @@ async fn streams_and_consumers_are_as_the_specifications_say_and_survive_a_crash
         (&"file".into(), &16.into())
     );
 
-    let again: Arc<dyn Bus> = Arc::new(server.bus(0).await);
+    let again: Arc<dyn Bus> = Arc::new(bus(&server, &Role::Miner).await);
     let entry = again.entry(&names.sectors_bucket(), "42").await.unwrap().unwrap();
     assert_eq!((entry.revision, &entry.value[..]), (revision, &b"x"[..]));
 }

@@ -69,7 +69,7 @@ Grace = "20s"
 # Agent = "site-1"
 # The site's NATS; several addresses separated by commas. [SITE_NATS]
 Nats = "nats://127.0.0.1:4222"
-# A file with an nkey seed or a .creds file; empty: none. [SITE_CREDENTIALS]
+# This worker's .creds file there; empty: none. [SITE_CREDENTIALS]
 Credentials = ""
 
 [Worker]

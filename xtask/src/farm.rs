@@ -4,7 +4,7 @@
 //! Everything is set up with the commands an operator would use. Dropping the farm kills it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -77,8 +77,6 @@ pub struct SiteOfFarm {
     pub store: PathBuf,
     /// The site's server.
     pub nats: NatsServer,
-    /// Where the credentials of the site's users lie.
-    pub keys: PathBuf,
     /// The agent's process.
     pub agent: Option<Process>,
     /// The workers' processes.
@@ -95,15 +93,13 @@ pub struct Farm {
     pub etcd: Etcd,
     /// The hub's server.
     pub hub: NatsServer,
-    /// Where the credentials of the hub's users lie.
-    pub hub_keys: PathBuf,
     /// The miner's repository.
     pub miner_repo: PathBuf,
     /// The miner's process.
     pub miner: Option<Process>,
     /// The sites.
     pub sites: Vec<SiteOfFarm>,
-    miner_ports: PortBlock,
+    _miner_ports: PortBlock,
 }
 
 /// A row of `sealfarm-miner sectors list --json`, as far as the workshop reads it.
@@ -178,30 +174,24 @@ impl Farm {
         say("starting etcd");
         let etcd = Etcd::start(tools, scratch, "etcd")?;
         say("starting the hub");
-        let hub_keys = scratch.dir("hub-keys")?;
         let ids: Vec<String> = (1..=options.agents).map(|n| format!("site-{n}")).collect();
-        let hub = start_nats(tools, scratch, "hub", |place| {
-            let mut command = command("sealfarm-miner")?;
-            command.args(["hub-config", "--actor", &options.miner]).arg("--out").arg(&hub_keys).args(place);
-            for id in &ids {
-                command.args(["--agent", id]);
-            }
-            Ok((command, hub_keys.join("hub.conf")))
-        })?;
         let miner_repo = scratch.path().join("miner");
         let miner_ports = ports::claim(&[0, 1, 2, 101])?;
+        let hub = start_nats(tools, scratch, "hub", &miner_repo, |url, place| {
+            let mut init = init_miner(options, &miner_repo, miner_ports.base(), &etcd.endpoint(), url)?;
+            init.args(place);
+            Ok((init, miner_repo.join("hub/hub.conf")))
+        })?;
         let mut farm = Self {
             options: options.clone(),
             scratch: scratch.clone(),
             etcd,
             hub,
-            hub_keys,
             miner_repo,
             miner: None,
             sites: Vec::new(),
-            miner_ports,
+            _miner_ports: miner_ports,
         };
-        farm.init_miner()?;
         say("starting the miner");
         farm.start_miner()?;
         for id in ids {
@@ -217,22 +207,9 @@ impl Farm {
         &self.scratch
     }
 
-    fn init_miner(&self) -> Result<()> {
-        let mut command = command("sealfarm-miner")?;
-        let base = self.miner_ports.base();
-        let serve_port = (base + 1).to_string();
-        command.arg("--repo").arg(&self.miner_repo).args(["init", "--actor", &self.options.miner]);
-        command.args(["--sector-size", &self.options.sector_size, "--prover", &self.options.prover]);
-        command
-            .args(["--nats", &self.hub.url()])
-            .arg("--nats-credentials")
-            .arg(self.hub_keys.join("miner.nk"));
-        command.args(["--etcd", &self.etcd.endpoint()]);
-        command.args(["--api", &format!("/ip4/127.0.0.1/tcp/{base}/http")]);
-        command.args(["--serve-ip", "127.0.0.1", "--serve-port", &serve_port]);
-        command.args(["--epoch-duration", &self.options.epoch_duration]);
-        command.args(["--challenge-delay", &self.options.challenge_delay.to_string()]);
-        process::run("miner-init", &self.scratch, &mut command, COMMAND_LIMIT)?.success().map(drop)
+    /// The miner's credentials for the hub, where it may do everything.
+    pub fn hub_credentials(&self) -> PathBuf {
+        self.miner_repo.join("hub/miner.creds")
     }
 
     /// Starts the miner, which must not run, and waits until it serves.
@@ -247,31 +224,29 @@ impl Farm {
     }
 
     fn start_site(&mut self, tools: &Tools, id: &str) -> Result<()> {
-        let keys = self.scratch.dir(&format!("{id}-keys"))?;
-        let nats = start_nats(tools, &self.scratch, &format!("{id}-nats"), |place| {
-            let mut command = command("sealfarm-agent")?;
-            command.args(["site-config", "--agent", id]).arg("--out").arg(&keys).args(place);
-            Ok((command, keys.join("site.conf")))
-        })?;
         let ports = ports::claim(&[0, 1, 2, 101])?;
         let base = ports.base();
         let repo = self.scratch.path().join(id);
         let store = repo.join("store");
-        let mut init = command("sealfarm-agent")?;
-        init.arg("--repo").arg(&repo).args(["init", "--id", id, "--miner", &self.options.miner]);
-        init.args(["--etcd", &self.etcd.endpoint(), "--hub", &self.hub.url()]);
-        init.arg("--hub-credentials").arg(self.hub_keys.join(format!("agent-{id}.nk")));
-        init.args(["--site", &nats.url()]).arg("--site-credentials").arg(keys.join("agent.nk"));
-        init.arg("--store").arg(&store);
-        init.args(["--api", &format!("/ip4/127.0.0.1/tcp/{base}/http")]);
-        init.args(["--serve-ip", "127.0.0.1", "--serve-port", &(base + 1).to_string()]);
-        process::run(&format!("{id}-init"), &self.scratch, &mut init, COMMAND_LIMIT)?.success()?;
+        let hub_credentials = self.scratch.path().join(format!("{id}-hub.creds"));
+        let out = hub_credentials.display().to_string();
+        self.miner_command(&["agents", "credentials", id, "--out", &out])?.success()?;
+        let nats = start_nats(tools, &self.scratch, &format!("{id}-nats"), &repo, |url, place| {
+            let mut init = command("sealfarm-agent")?;
+            init.arg("--repo").arg(&repo).args(["init", "--id", id, "--miner", &self.options.miner]);
+            init.args(["--etcd", &self.etcd.endpoint(), "--hub", &self.hub.url()]);
+            init.arg("--hub-credentials").arg(&hub_credentials);
+            init.args(["--site", url]).args(place.iter().map(|flag| flag.replace("--hub-", "--site-")));
+            init.arg("--store").arg(&store);
+            init.args(["--api", &format!("/ip4/127.0.0.1/tcp/{base}/http")]);
+            init.args(["--serve-ip", "127.0.0.1", "--serve-port", &(base + 1).to_string()]);
+            Ok((init, repo.join("site/site.conf")))
+        })?;
         let mut site = SiteOfFarm {
             id: id.to_owned(),
             repo,
             store,
             nats,
-            keys,
             agent: None,
             workers: Vec::new(),
             _ports: ports,
@@ -305,12 +280,25 @@ impl Farm {
         command.env("MINER_ADDR", &self.options.miner);
         command.env("WORKER_PATH", &site.store);
         command.args(["run", "--agent", &site.id, "--site-nats", &site.nats.url()]);
-        command.arg("--site-credentials").arg(site.keys.join("worker.nk"));
-        command.args(["--worker-id", &format!("{}-worker-{n}", site.id), "--prover", &self.options.prover]);
+        let id = format!("{}-worker-{n}", site.id);
+        command.arg("--site-credentials").arg(self.worker_credentials(site, &id)?);
+        command.args(["--worker-id", &id, "--prover", &self.options.prover]);
         for slot in &self.options.slots {
             command.args(["--slots", slot]);
         }
         Ok(command)
+    }
+
+    /// The credentials of a worker at its site, made where there are none yet.
+    fn worker_credentials(&self, site: &SiteOfFarm, worker: &str) -> Result<PathBuf> {
+        let path = self.scratch.path().join(format!("{worker}.creds"));
+        if !path.exists() {
+            let mut make = command("sealfarm-agent")?;
+            make.arg("--repo").arg(&site.repo).args(["workers", "credentials", worker]);
+            make.arg("--out").arg(&path);
+            run_quietly(make)?.success()?;
+        }
+        Ok(path)
     }
 
     /// Starts worker `n` of a site and waits until it has joined.
@@ -442,24 +430,43 @@ fn stop_all(processes: Vec<Process>) -> Vec<Result<()>> {
     })
 }
 
-/// Starts a server from a configuration that one of the farm's commands writes.
+/// The command that makes a miner whose API is on `port`, without the flags of its hub.
+fn init_miner(options: &FarmOptions, repo: &Path, port: u16, etcd: &str, hub: &str) -> Result<Command> {
+    let mut command = command("sealfarm-miner")?;
+    command.arg("--repo").arg(repo).args(["init", "--actor", &options.miner]);
+    command.args(["--sector-size", &options.sector_size, "--prover", &options.prover]);
+    command.args(["--nats", hub, "--etcd", etcd]);
+    command.args(["--api", &format!("/ip4/127.0.0.1/tcp/{port}/http")]);
+    command.args(["--serve-ip", "127.0.0.1", "--serve-port", &(port + 1).to_string()]);
+    command.args(["--epoch-duration", &options.epoch_duration]);
+    command.args(["--challenge-delay", &options.challenge_delay.to_string()]);
+    Ok(command)
+}
+
+/// Starts a server from the configuration that an `init` writes, together with the repository `repo`.
+/// `init` is given the server's address and the flags that say where it is.
 fn start_nats(
     tools: &Tools,
     scratch: &Scratch,
     name: &str,
-    writer: impl Fn(Vec<String>) -> Result<(Command, PathBuf)>,
+    repo: &Path,
+    init: impl Fn(&str, &[String]) -> Result<(Command, PathBuf)>,
 ) -> Result<NatsServer> {
-    let write = |client: u16, monitor: u16, data: &std::path::Path| -> Result<String> {
-        let place = vec![
-            "--listen".to_owned(),
+    let write = |client: u16, monitor: u16, data: &Path| -> Result<String> {
+        let place = [
+            "--hub-listen".to_owned(),
             format!("127.0.0.1:{client}"),
-            "--monitor".to_owned(),
+            "--hub-monitor".to_owned(),
             format!("127.0.0.1:{monitor}"),
-            "--data".to_owned(),
+            "--hub-data".to_owned(),
             data.display().to_string(),
         ];
-        let (mut command, config) = writer(place)?;
-        process::run(&format!("{name}-config"), scratch, &mut command, COMMAND_LIMIT)?.success()?;
+        if repo.exists() {
+            // Made for ports that somebody else has taken meanwhile.
+            fs::remove_dir_all(repo).with_context(|| format!("cannot remove {}", repo.display()))?;
+        }
+        let (mut command, config) = init(&format!("nats://127.0.0.1:{client}"), &place)?;
+        process::run(&format!("{name}-init"), scratch, &mut command, COMMAND_LIMIT)?.success()?;
         fs::read_to_string(&config).with_context(|| format!("cannot read {}", config.display()))
     };
     // The server's own complaint about an empty configuration would hide why there is none.

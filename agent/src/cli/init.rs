@@ -12,9 +12,11 @@ use sealfarm_common::sector::MinerId;
 use sealfarm_common::store::{self, Store};
 use sealfarm_common::token::ApiAddress;
 
+use super::site_config::SiteArgs;
 use super::{absolute, config};
 use crate::api::store_error;
 use crate::settings::{self, quoted};
+use crate::site_server;
 
 /// What a site is made of.
 #[derive(Debug, Args)]
@@ -31,15 +33,18 @@ pub(super) struct InitArgs {
     /// NATS at the hub, several servers separated by commas.
     #[arg(long, value_name = "URL", default_value = "nats://127.0.0.1:4222")]
     hub: String,
-    /// A file with this agent's nkey seed or .creds document for the hub.
+    /// This agent's .creds file for the hub, as the miner made it.
     #[arg(long, value_name = "FILE")]
     hub_credentials: Option<PathBuf>,
     /// NATS at the site, several servers separated by commas.
     #[arg(long, value_name = "URL", default_value = "nats://127.0.0.1:4223")]
     site: String,
-    /// A file with the agent's nkey seed or .creds document for the site.
-    #[arg(long, value_name = "FILE")]
+    /// The agent's .creds file for the site, where its server is somebody else's; without it, init
+    /// makes the server: its keys, and site/site.conf for `nats-server --config`.
+    #[arg(long, value_name = "FILE", conflicts_with = "SiteArgs")]
     site_credentials: Option<PathBuf>,
+    #[command(flatten)]
+    site_server: SiteArgs,
     /// The sector store; workers have it mounted as WORKER_PATH [default: `store` in the repository].
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
@@ -75,13 +80,18 @@ pub(super) fn run(repo: &Path, args: InitArgs) -> Result<(), ExitError> {
     };
     section.serve_addresses(None).map_err(config::refused)?;
     let hub_credentials = credentials(args.hub_credentials.as_deref(), "--hub-credentials")?;
-    let site_credentials = credentials(args.site_credentials.as_deref(), "--site-credentials")?;
+    let place = args.site_credentials.is_none().then(|| args.site_server.place()).transpose()?;
+    let site_credentials = match &args.site_credentials {
+        Some(path) => credentials(Some(path), "--site-credentials")?,
+        None => site_server::AGENT_CREDENTIALS.to_owned(),
+    };
     let store_path = args.store.as_deref().map(absolute).transpose()?;
 
     std::fs::create_dir_all(repo).map_err(|e| {
         ExitError::new(ExitCode::BadInput, format!("cannot make the directory {}", repo.display())).because(e)
     })?;
     let root = store_path.clone().unwrap_or_else(|| repo.join("store"));
+    let site_conf = place.map(|place| site_server::create(repo, place)).transpose()?;
     let made = Store::create(&root, args.miner, &args.id).map_err(store_error)?;
     rpc::ensure_secret(repo)?;
     rpc::publish_address(repo, &args.api)?;
@@ -103,6 +113,9 @@ pub(super) fn run(repo: &Path, args: InitArgs) -> Result<(), ExitError> {
     store::put_file(&file, text.as_bytes()).map_err(|e| bad(&e))?;
     eprintln!("agent {} of miner {} made in {}", args.id, args.miner, repo.display());
     eprintln!("store {} at {}", made.identity().id, made.root().display());
+    if let Some(path) = site_conf {
+        eprintln!("site NATS made; on its host: nats-server --config {}", path.display());
+    }
     eprintln!("next: look at {}, then `sealfarm-agent run`", file.display());
     Ok(())
 }
@@ -115,5 +128,5 @@ fn credentials(path: Option<&Path>, flag: &str) -> Result<String, ExitError> {
         return Ok(path.display().to_string());
     }
     Err(ExitError::new(ExitCode::BadInput, format!("{flag} {} is no file", path.display()))
-        .next("`sealfarm-miner hub-config` and `sealfarm-agent site-config` write such files"))
+        .next("`sealfarm-miner agents credentials` writes such files"))
 }

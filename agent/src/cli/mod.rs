@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use sealfarm_common::exit::{self, ExitCode, ExitError};
+use sealfarm_common::task::WorkerId;
 use sealfarm_common::telemetry::{self, LogFormat};
 use serde::Serialize;
 
@@ -45,7 +46,7 @@ enum Command {
     Info(JsonFlag),
     /// Workers of the site.
     #[command(subcommand)]
-    Workers(List),
+    Workers(Workers),
     /// Tasks of the site.
     #[command(subcommand)]
     Tasks(List),
@@ -55,8 +56,27 @@ enum Command {
     /// The configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
-    /// Writes a NATS server configuration for the site, with credentials for its agent and its workers.
-    SiteConfig(site_config::SiteConfigArgs),
+    /// Writes the configuration of the site's NATS server anew, with what is given changed.
+    SiteConfig(Box<site_config::SiteArgs>),
+}
+
+#[derive(Debug, Subcommand)]
+enum Workers {
+    /// Lists them.
+    List(JsonFlag),
+    /// Writes a worker's credentials for the site's NATS, which needs no change for it.
+    Credentials {
+        /// The worker, as its --worker-id says.
+        worker: WorkerId,
+        /// The file, for that worker alone.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Voids a worker's credentials, as when they were lost to somebody.
+    Revoke {
+        /// The worker.
+        worker: WorkerId,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -89,11 +109,15 @@ impl Cli {
             Command::Init(args) => init::run(&repo, *args),
             Command::Run => block_on(run::run(&repo)),
             Command::Info(flag) => block_on(show::info(&repo, flag.json)),
-            Command::Workers(List::List(flag)) => block_on(show::workers(&repo, flag.json)),
+            Command::Workers(Workers::List(flag)) => block_on(show::workers(&repo, flag.json)),
+            Command::Workers(Workers::Credentials { worker, out }) => {
+                site_config::credentials(&repo, &worker, &out)
+            }
+            Command::Workers(Workers::Revoke { worker }) => site_config::revoke(&repo, &worker),
             Command::Tasks(List::List(flag)) => block_on(show::tasks(&repo, flag.json)),
             Command::Store(List::List(flag)) => show::store(&repo, flag.json),
             Command::Config(command) => config::run(&repo, &command),
-            Command::SiteConfig(args) => site_config::run(args),
+            Command::SiteConfig(args) => site_config::run(&repo, &args),
         }
     }
 }

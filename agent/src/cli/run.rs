@@ -82,8 +82,8 @@ impl Agent {
         if farm.prover == ProverKind::Null {
             tracing::warn!("the farm uses the null prover: nothing it seals is proved");
         }
-        let hub = nats(&settings.hub_address(repo, miner, &id), "Hub").await?;
-        let site = nats(&settings.site_address(repo), "Site").await?;
+        let hub = nats(&settings.hub_address(repo, miner, &id), "[Hub]").await?;
+        let site = nats(&settings.site_address(repo), "[Site]").await?;
         let (handle, driver) = Driver::new(Parts {
             hub: Arc::new(JetStreamBus::new(hub.clone(), 1)),
             site_bus: Arc::new(JetStreamBus::new(site.clone(), 1)),
@@ -212,19 +212,14 @@ fn no_etcd(error: EtcdError) -> ExitError {
 
 async fn nats(address: &NatsAddress, section: &str) -> Result<connect::Client, ExitError> {
     connect::connect(address).await.map_err(|error| {
-        let (code, next) = match &error {
-            ConnectError::Unreachable { .. } => {
-                (ExitCode::Unreachable, format!("start the server, or correct [{section}] Url"))
+        let code = match &error {
+            ConnectError::Unreachable { .. } => ExitCode::Unreachable,
+            ConnectError::Denied { .. } | ConnectError::Tls { .. } | ConnectError::TooOld { .. } => {
+                ExitCode::Refused
             }
-            ConnectError::Denied { .. } => {
-                (ExitCode::Refused, format!("check [{section}] Credentials and the server's list of users"))
-            }
-            ConnectError::Credentials { .. } => {
-                (ExitCode::BadInput, format!("correct [{section}] Credentials"))
-            }
-            ConnectError::TooOld { .. } => (ExitCode::Refused, "upgrade nats-server".to_owned()),
+            ConnectError::Credentials { .. } | ConnectError::TlsFile(_) => ExitCode::BadInput,
         };
-        ExitError::new(code, error.to_string()).next(next)
+        ExitError::new(code, error.to_string()).next(error.next_step(section))
     })
 }
 

@@ -1,47 +1,102 @@
-//! `hub-config`: the hub's NATS configuration and the keys of its users.
+//! The hub's server and its users: `hub-config`, `agents credentials`, `agents revoke`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
-use sealfarm_common::sector::MinerId;
-use sealfarm_nats::server_files::{ServerPlace, write_hub};
+use sealfarm_nats::server_conf::{ServerPlace, ServerTls};
 
-/// Writes hub.conf for `nats-server --config`, miner.nk, and an agent-<id>.nk for every agent.
-///
-/// Keys that are there are kept, so a farm grows by calling it again with one agent more and
-/// `nats-server --signal reload`.
+use super::config;
+use super::repo::Repo;
+use crate::{hub, settings};
+
+const LISTEN: &str = "0.0.0.0:4222";
+const DATA: &str = "/var/lib/nats-hub";
+
+/// Where the hub's server is, as it sees its host.
 #[derive(Debug, Args)]
-pub(super) struct HubConfigArgs {
-    /// The miner's ID address, such as t01000.
-    #[arg(long, value_name = "ADDRESS")]
-    actor: MinerId,
-    /// An agent that may connect; repeat it for each.
-    #[arg(long = "agent", value_name = "ID")]
-    agents: Vec<AgentId>,
-    /// The directory to write to.
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// Where the server listens for clients.
-    #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:4222")]
-    listen: String,
-    /// Where it answers monitoring over HTTP; keep it to the local machine.
+pub(super) struct HubArgs {
+    /// Where the hub listens for clients [default: 0.0.0.0:4222].
     #[arg(long, value_name = "HOST:PORT")]
-    monitor: Option<String>,
-    /// Where it keeps its messages.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/nats-hub")]
-    data: PathBuf,
+    hub_listen: Option<String>,
+    /// Where it answers monitoring over HTTP; keep it to the local machine [default: nowhere].
+    #[arg(long, value_name = "HOST:PORT")]
+    hub_monitor: Option<String>,
+    /// Where it keeps its messages [default: /var/lib/nats-hub].
+    #[arg(long, value_name = "DIR")]
+    hub_data: Option<PathBuf>,
+    /// Its certificate for TLS, PEM [default: connections in the clear].
+    #[arg(long, value_name = "FILE", requires = "hub_tls_key")]
+    hub_tls_cert: Option<PathBuf>,
+    /// The certificate's key, PEM.
+    #[arg(long, value_name = "FILE", requires = "hub_tls_cert")]
+    hub_tls_key: Option<PathBuf>,
+    /// The CA of the clients' certificates, PEM: clients without one are refused.
+    #[arg(long, value_name = "FILE", requires = "hub_tls_cert")]
+    hub_tls_client_ca: Option<PathBuf>,
 }
 
-/// Writes the files and prints their paths.
-pub(super) fn run(args: HubConfigArgs) -> Result<(), ExitError> {
-    let place = ServerPlace { listen: args.listen, monitor: args.monitor, store_dir: args.data };
-    let written = write_hub(&args.out, args.actor, &args.agents, &place)
-        .map_err(|e| ExitError::new(ExitCode::BadInput, e.to_string()))?;
-    println!("{}", written.config.display());
-    for path in written.credentials {
-        println!("{}", path.display());
+impl HubArgs {
+    /// The place they name, the defaults for the rest.
+    pub(super) fn place(&self) -> Result<ServerPlace, ExitError> {
+        let unsaid = ServerPlace { listen: LISTEN.into(), monitor: None, store_dir: DATA.into(), tls: None };
+        self.over(unsaid)
     }
+
+    /// `place` with what they name in its stead.
+    fn over(&self, mut place: ServerPlace) -> Result<ServerPlace, ExitError> {
+        place.listen = self.hub_listen.clone().unwrap_or(place.listen);
+        place.monitor = self.hub_monitor.clone().or(place.monitor);
+        if let Some(dir) = &self.hub_data {
+            place.store_dir = absolute(dir)?;
+        }
+        if let (Some(cert), Some(key)) = (&self.hub_tls_cert, &self.hub_tls_key) {
+            let client_ca = self.hub_tls_client_ca.as_deref().map(absolute).transpose()?;
+            place.tls = Some(ServerTls { cert: absolute(cert)?, key: absolute(key)?, client_ca });
+        }
+        Ok(place)
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, ExitError> {
+    std::path::absolute(path).map_err(|e| {
+        ExitError::new(ExitCode::BadInput, format!("`{}` is no path", path.display())).because(e)
+    })
+}
+
+/// Writes the hub's configuration anew, with what is given changed, and prints its path.
+pub(super) fn run(repo: &Repo, args: &HubArgs) -> Result<(), ExitError> {
+    repo.check()?;
+    let mut authority = hub::authority(repo.dir())?;
+    authority.move_to(args.over(authority.place().clone())?).map_err(hub::failed)?;
+    println!("{}", authority.config().display());
+    eprintln!("next: restart nats-server; for certificates alone, `nats-server --signal reload` is enough");
+    Ok(())
+}
+
+/// Writes an agent's credentials for the hub to `out`, which must not be there.
+pub(super) fn credentials(repo: &Repo, agent: &AgentId, out: &Path) -> Result<(), ExitError> {
+    repo.check()?;
+    if out.exists() {
+        return Err(ExitError::new(ExitCode::BadInput, format!("{} exists already", out.display()))
+            .next("name another file with --out"));
+    }
+    let miner = settings::load(repo.dir()).map_err(config::refused)?.value.farm.miner;
+    hub::agent_credentials(repo.dir(), miner, agent)?.write(out).map_err(hub::failed)?;
+    println!("{}", out.display());
+    Ok(())
+}
+
+/// Voids an agent's credentials, once the hub has read its configuration again.
+pub(super) fn revoke(repo: &Repo, agent: &AgentId) -> Result<(), ExitError> {
+    repo.check()?;
+    let miner = settings::load(repo.dir()).map_err(config::refused)?.value.farm.miner;
+    let written = hub::revoke_agent(repo.dir(), miner, agent)?;
+    println!("{}", written.display());
+    eprintln!("the credentials of agent {agent} are revoked in that file");
+    eprintln!(
+        "next: put it where the hub reads it, then `nats-server --signal reload`; the agent is cut off"
+    );
     Ok(())
 }

@@ -10,9 +10,11 @@ use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
 use sealfarm_common::token::ApiAddress;
 
+use super::hub_config::HubArgs;
 use super::repo::Repo;
 use crate::api::views::NULL_NOTICE;
 use crate::chain::dev::DevChainConfig;
+use crate::hub;
 use crate::settings::FileValues;
 
 /// What a farm is made of.
@@ -30,9 +32,12 @@ pub(super) struct InitArgs {
     /// The hub, several servers separated by commas.
     #[arg(long, value_name = "URL", default_value = "nats://127.0.0.1:4222")]
     nats: String,
-    /// A file with the miner's nkey seed or .creds document.
-    #[arg(long, value_name = "FILE")]
+    /// The miner's .creds file, where the hub is somebody else's; without it, init makes the hub: its
+    /// keys, and hub/hub.conf for `nats-server --config`.
+    #[arg(long, value_name = "FILE", conflicts_with = "HubArgs")]
     nats_credentials: Option<PathBuf>,
+    #[command(flatten)]
+    hub: HubArgs,
     /// etcd's endpoints, host:port, separated by commas.
     #[arg(long, value_name = "ENDPOINTS", default_value = "127.0.0.1:2379", value_delimiter = ',')]
     etcd: Vec<String>,
@@ -66,8 +71,9 @@ pub(super) fn run(repo: &Repo, args: InitArgs) -> Result<(), ExitError> {
     };
     chain.policy().map_err(|e| bad(&e))?;
     args.api.socket_addr().map_err(|e| bad(&e))?;
+    let place = args.nats_credentials.is_none().then(|| args.hub.place()).transpose()?;
     let credentials = match args.nats_credentials {
-        None => String::new(),
+        None => hub::MINER_CREDENTIALS.to_owned(),
         Some(path) => std::path::absolute(&path)
             .ok()
             .filter(|path| path.is_file())
@@ -87,10 +93,20 @@ pub(super) fn run(repo: &Repo, args: InitArgs) -> Result<(), ExitError> {
         epoch_duration: humantime::format_duration(args.epoch_duration).to_string(),
         challenge_delay: args.challenge_delay,
     };
-    repo.create(&values.render(), &args.api)?;
+    let hub_is_ours = place.is_some();
+    repo.create(&values.render(), &args.api, |dir| match place {
+        Some(place) => hub::create(dir, place).map(drop),
+        None => Ok(()),
+    })?;
     eprintln!("miner {} for sectors of {} made in {}", args.actor, args.sector_size, repo.dir().display());
     if args.prover == ProverKind::Null {
         eprintln!("{NULL_NOTICE}");
+    }
+    if hub_is_ours {
+        eprintln!(
+            "hub made; on its host: nats-server --config {}",
+            repo.dir().join("hub/hub.conf").display()
+        );
     }
     eprintln!("next: look at {}, then `sealfarm-miner run`", repo.config().display());
     Ok(())

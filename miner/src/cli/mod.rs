@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use sealfarm_common::exit::{ExitCode, ExitError};
+use sealfarm_common::job::AgentId;
 use sealfarm_common::sector::SectorNumber;
 use sealfarm_common::telemetry::{self, LogFormat};
 use serde::Serialize;
@@ -47,7 +48,7 @@ enum Command {
     /// Sectors: pledge them, look at them.
     #[command(subcommand)]
     Sectors(Sectors),
-    /// Agents: look at them.
+    /// Agents: look at them, give them credentials.
     #[command(subcommand)]
     Agents(Agents),
     /// The running miner at a glance.
@@ -59,8 +60,8 @@ enum Command {
     /// The configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
-    /// Writes the hub's NATS configuration and the keys of its users.
-    HubConfig(hub_config::HubConfigArgs),
+    /// Writes the hub's NATS configuration anew, with what is given changed.
+    HubConfig(Box<hub_config::HubArgs>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -109,6 +110,19 @@ enum Agents {
         #[arg(long)]
         json: bool,
     },
+    /// Writes an agent's credentials for the hub; the hub needs no change for it.
+    Credentials {
+        /// The agent.
+        agent: AgentId,
+        /// The file, for that agent alone.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Voids an agent's credentials for the hub, as when they were lost to somebody.
+    Revoke {
+        /// The agent.
+        agent: AgentId,
+    },
 }
 
 impl Cli {
@@ -122,11 +136,15 @@ impl Cli {
         let repo = Repo::at(self.repo)?;
         match self.command {
             Command::Init(args) => init::run(&repo, *args),
-            Command::HubConfig(args) => hub_config::run(args),
+            Command::HubConfig(args) => hub_config::run(&repo, &args),
             Command::Run => block_on(run::run(repo)),
             Command::Config(command) => config::run(&repo, &command),
             Command::Info { json } => block_on(show::info(&repo, json)),
             Command::Agents(Agents::List { json }) => block_on(show::agents(&repo, json)),
+            Command::Agents(Agents::Credentials { agent, out }) => {
+                hub_config::credentials(&repo, &agent, &out)
+            }
+            Command::Agents(Agents::Revoke { agent }) => hub_config::revoke(&repo, &agent),
             Command::Sectors(command) => block_on(async {
                 match command {
                     Sectors::Pledge { count, json } => show::pledge(&repo, count, json).await,

@@ -73,11 +73,17 @@ impl Repo {
         rpc::read_secret(&self.dir, SECRET_FILE)
     }
 
-    /// Makes the whole directory, or nothing: beside, then renamed.
+    /// Makes the whole directory, or nothing: beside, then renamed. `fill` puts into it what else
+    /// belongs there.
     ///
     /// # Errors
-    /// When something is there already, or the place cannot be written.
-    pub fn create(&self, config: &str, api: &ApiAddress) -> Result<(), ExitError> {
+    /// When something is there already, or the place cannot be written; or those of `fill`.
+    pub fn create(
+        &self,
+        config: &str,
+        api: &ApiAddress,
+        fill: impl FnOnce(&Path) -> Result<(), ExitError>,
+    ) -> Result<(), ExitError> {
         if fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.next().is_some()) || self.dir.is_file() {
             let message = format!("{} exists and is not empty", self.dir.display());
             return Err(ExitError::new(ExitCode::BadInput, message)
@@ -89,6 +95,7 @@ impl Repo {
             .map_err(|error| cannot_make(&self.dir, error))
             .and_then(|()| rpc::ensure_secret_in(&beside, SECRET_FILE))
             .and_then(|_| rpc::publish_address(&beside, api))
+            .and_then(|()| fill(&beside))
             .and_then(|()| fs::rename(&beside, &self.dir).map_err(|error| cannot_make(&self.dir, error)));
         // What is half written is of no use to anybody; that it cannot be removed changes nothing.
         made.inspect_err(|_| drop(fs::remove_dir_all(&beside)))
@@ -118,7 +125,7 @@ mod tests {
     use super::*;
 
     fn create(repo: &Repo) -> Result<(), ExitError> {
-        repo.create("# config\n", &"/ip4/127.0.0.1/tcp/2345/http".parse().unwrap())
+        repo.create("# config\n", &"/ip4/127.0.0.1/tcp/2345/http".parse().unwrap(), |_| Ok(()))
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub(super) async fn run(repo: Repo) -> Result<(), ExitError> {
     let secret = repo.secret()?;
     let listeners = Listeners::bind(&loaded).await?;
 
-    let client = connect::connect(&settings.nats_address()).await.map_err(no_nats)?;
+    let client = connect::connect(&settings.nats_address(repo.dir())).await.map_err(no_nats)?;
     let bus: Arc<dyn Bus> = Arc::new(JetStreamBus::new(client, settings.nats.replicas));
     let etcd = Etcd::connect(&endpoints).await.map_err(no_etcd)?;
     let farm = settings.farm_info();
@@ -218,15 +218,14 @@ fn no_verifier(error: VerifyError) -> ExitError {
 }
 
 fn no_nats(error: ConnectError) -> ExitError {
-    let (code, next) = match error {
-        ConnectError::Unreachable { .. } => {
-            (ExitCode::Unreachable, "start NATS, or correct [NATS] Url in config.toml")
+    let code = match error {
+        ConnectError::Unreachable { .. } => ExitCode::Unreachable,
+        ConnectError::Denied { .. } | ConnectError::Tls { .. } | ConnectError::TooOld { .. } => {
+            ExitCode::Refused
         }
-        ConnectError::Denied { .. } => (ExitCode::Refused, "correct [NATS] Credentials in config.toml"),
-        ConnectError::Credentials { .. } => (ExitCode::BadInput, "correct [NATS] Credentials in config.toml"),
-        ConnectError::TooOld { .. } => (ExitCode::Refused, "upgrade the server"),
+        ConnectError::Credentials { .. } | ConnectError::TlsFile(_) => ExitCode::BadInput,
     };
-    ExitError::new(code, error.to_string()).next(next)
+    ExitError::new(code, error.to_string()).next(error.next_step("[NATS]"))
 }
 
 fn no_etcd(error: EtcdError) -> ExitError {

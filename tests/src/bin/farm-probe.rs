@@ -67,7 +67,7 @@ async fn main() -> Result<()> {
 }
 
 async fn bus(url: &str, name: &str) -> Result<Arc<dyn Bus>> {
-    let address = NatsAddress { url: url.to_owned(), credentials: None, name: name.to_owned() };
+    let address = NatsAddress { url: url.to_owned(), name: name.to_owned(), ..NatsAddress::default() };
     Ok(Arc::new(JetStreamBus::new(connect(&address).await?, 1)))
 }
 

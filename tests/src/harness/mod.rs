@@ -6,9 +6,11 @@
 
 mod eventually;
 mod ground;
+mod guarded;
 
 pub use eventually::eventually;
 pub use ground::Ground;
+pub use guarded::Guarded;
 pub use xtask::etcd_server::Etcd;
 pub use xtask::nats_server::{NatsServer, ServerPorts};
 pub use xtask::ports::{self, PortBlock};

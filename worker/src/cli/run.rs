@@ -17,7 +17,7 @@ use sealfarm_common::store::{Store, StoreError};
 use sealfarm_common::task::{TaskKind, WorkerId};
 use sealfarm_nats::connect::{ConnectError, NatsAddress, connect};
 use sealfarm_nats::jetstream::JetStreamBus;
-use sealfarm_nats::server_conf::Role;
+use sealfarm_nats::role::Role;
 use sealfarm_nats::service;
 use sealfarm_nats::subjects::Site;
 
@@ -56,7 +56,7 @@ pub struct RunArgs {
     /// The site's NATS [env: SITE_NATS].
     #[arg(long, value_name = "URL")]
     site_nats: Option<String>,
-    /// What to log in with there: a file with an nkey seed, or a .creds file [env: SITE_CREDENTIALS].
+    /// What to log in with there: this worker's .creds file [env: SITE_CREDENTIALS].
     #[arg(long, value_name = "FILE")]
     site_credentials: Option<PathBuf>,
     /// This worker's name, unique within the site [env: WORKER_ID].
@@ -158,7 +158,8 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
     let client = connect(&NatsAddress {
         url: settings.nats.clone(),
         credentials: settings.credentials.clone(),
-        name: Role::Worker(settings.agent.clone()).connection_name(),
+        name: Role::Worker(settings.agent.clone(), settings.worker.clone()).connection_name(),
+        ..NatsAddress::default()
     })
     .await
     .map_err(connect_error)?;
@@ -232,17 +233,20 @@ fn store_error(error: StoreError) -> ExitError {
 fn connect_error(error: ConnectError) -> ExitError {
     let (code, next) = match &error {
         ConnectError::Unreachable { .. } => {
-            (ExitCode::Unreachable, "name the site's NATS with --site-nats or SITE_NATS")
+            (ExitCode::Unreachable, "name the site's NATS with --site-nats or SITE_NATS".to_owned())
         }
         ConnectError::Denied { .. } => (
             ExitCode::Refused,
-            "name the site's worker credentials with --site-credentials or SITE_CREDENTIALS",
+            "name this worker's own credentials with --site-credentials or SITE_CREDENTIALS".to_owned(),
         ),
         ConnectError::Credentials { .. } => (
             ExitCode::BadInput,
-            "name the site's worker credentials with --site-credentials or SITE_CREDENTIALS",
+            "name this worker's own credentials with --site-credentials or SITE_CREDENTIALS".to_owned(),
         ),
-        ConnectError::TooOld { .. } => (ExitCode::Refused, "upgrade that nats-server"),
+        ConnectError::TlsFile(_) => (ExitCode::BadInput, error.next_step("[Site]")),
+        ConnectError::Tls { .. } | ConnectError::TooOld { .. } => {
+            (ExitCode::Refused, error.next_step("[Site]"))
+        }
     };
     ExitError::new(code, error.to_string()).next(next)
 }

@@ -1,0 +1,149 @@
+//! Why a TLS handshake failed, in words that name the certificate and the setting.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use async_nats::rustls::{self, AlertDescription, CertificateError};
+use sealfarm_common::tls::ClientTls;
+
+/// What one end holds against the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The server's certificate is of a CA that is not trusted; which are.
+    UnknownCa(String),
+    /// The server's certificate is for other names.
+    OtherName(String),
+    /// The server's certificate is out of date, or otherwise not valid.
+    Invalid(String),
+    /// The server asks for a client certificate, and there is none.
+    WantsCertificate,
+    /// The server does not take the client certificate of this file.
+    RefusesCertificate(String),
+    /// What answers is no TLS server.
+    NoTls,
+    /// Something else.
+    Other(String),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownCa(trusted) => {
+                write!(f, "the server's certificate is not signed by a CA that is trusted here ({trusted})")
+            }
+            Self::OtherName(names) => write!(f, "the server's certificate is for another name: {names}"),
+            Self::Invalid(reason) => write!(f, "the server's certificate is not valid: {reason}"),
+            Self::WantsCertificate => {
+                f.write_str("the server asks for a client certificate, and none is configured here")
+            }
+            Self::RefusesCertificate(file) => {
+                write!(f, "the server does not take the client certificate {file}")
+            }
+            Self::NoTls => f.write_str("what answers there does not speak TLS"),
+            Self::Other(reason) => f.write_str(reason),
+        }
+    }
+}
+
+impl Refusal {
+    /// What the operator does about it; `section` is the configuration's.
+    pub fn next_step(&self, section: &str) -> String {
+        match self {
+            Self::UnknownCa(_) => format!("name the certificate of the server's CA in {section} CaFile"),
+            Self::OtherName(_) => {
+                format!(
+                    "use a name of the certificate in {section} Url, or give the server one for that name"
+                )
+            }
+            Self::Invalid(_) => "renew the server's certificate; check both clocks".to_owned(),
+            Self::WantsCertificate | Self::RefusesCertificate(_) => {
+                format!("name a certificate of the server's client CA in {section} CertFile and KeyFile")
+            }
+            Self::NoTls => format!(
+                "write nats:// in {section} Url and unset CaFile and CertFile, or turn TLS on at the server"
+            ),
+            Self::Other(_) => format!("check {section} CaFile, CertFile, KeyFile, and the server's log"),
+        }
+    }
+}
+
+/// What a failed connection says of TLS; `None` where it failed for another reason.
+pub(crate) fn refusal(error: &async_nats::ConnectError, tls: &ClientTls) -> Option<Refusal> {
+    let mut link: Option<&(dyn Error + 'static)> = Some(error);
+    let mut found = None;
+    while let Some(error) = link {
+        found = found.or_else(|| rustls_error(error));
+        link = error.source();
+    }
+    match found {
+        Some(error) => Some(of(error, tls)),
+        None if error.kind() == async_nats::ConnectErrorKind::Tls => Some(Refusal::Other(error.to_string())),
+        None => None,
+    }
+}
+
+/// rustls's own error in a link of the chain; an `io::Error` does not show what it carries as its source.
+fn rustls_error<'a>(link: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let carried = || link.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref();
+    link.downcast_ref().or_else(carried)
+}
+
+fn of(error: &rustls::Error, tls: &ClientTls) -> Refusal {
+    match error {
+        rustls::Error::InvalidCertificate(reason) => match reason {
+            CertificateError::UnknownIssuer => Refusal::UnknownCa(
+                tls.ca.as_deref().map_or_else(|| "the system's".to_owned(), |ca| ca.display().to_string()),
+            ),
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                Refusal::OtherName(reason.to_string())
+            }
+            other => Refusal::Invalid(other.to_string()),
+        },
+        rustls::Error::AlertReceived(alert) => match (alert, &tls.identity) {
+            (AlertDescription::CertificateRequired, _) | (AlertDescription::BadCertificate, None) => {
+                Refusal::WantsCertificate
+            }
+            (
+                AlertDescription::BadCertificate
+                | AlertDescription::UnknownCA
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::AccessDenied,
+                Some(identity),
+            ) => Refusal::RefusesCertificate(format!("{} ({alert:?})", identity.cert.display())),
+            _ => Refusal::Other(error.to_string()),
+        },
+        rustls::Error::InvalidMessage(_) => Refusal::NoTls,
+        other => Refusal::Other(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_cause_is_found_inside_an_io_error_and_named_with_its_setting() {
+        let tls = ClientTls::of(Path::new("/r"), "ca.pem", "c.pem", "k.pem").unwrap();
+        let check = |error: rustls::Error, tls: &ClientTls, text: &str, next: &str| {
+            let carried = io::Error::new(io::ErrorKind::InvalidData, error);
+            let refusal = of(rustls_error(&carried).unwrap(), tls);
+            assert!(refusal.to_string().contains(text), "{refusal}");
+            assert!(refusal.next_step("[Hub]").contains(next), "{}", refusal.next_step("[Hub]"));
+        };
+        let none = ClientTls::default();
+        check(CertificateError::UnknownIssuer.into(), &tls, "/r/ca.pem", "[Hub] CaFile");
+        check(CertificateError::UnknownIssuer.into(), &none, "the system's", "[Hub] CaFile");
+        check(CertificateError::NotValidForName.into(), &tls, "another name", "[Hub] Url");
+        check(CertificateError::Expired.into(), &tls, "not valid", "renew");
+        let alert = rustls::Error::AlertReceived;
+        check(alert(AlertDescription::CertificateRequired), &none, "none is configured", "[Hub] CertFile");
+        check(alert(AlertDescription::BadCertificate), &none, "none is configured", "[Hub] CertFile");
+        check(alert(AlertDescription::UnknownCA), &tls, "/r/c.pem", "[Hub] CertFile");
+    }
+}
