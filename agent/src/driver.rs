@@ -148,7 +148,7 @@ impl Handle {
         self.0.refresh();
     }
 
-    /// Takes nothing new and ends after what is in hand, within about [`PULL_WAIT`].
+    /// Takes nothing new and ends after what is in hand.
     pub fn stop(&self) {
         self.0.stop.cancel();
     }
@@ -366,10 +366,6 @@ async fn run(shared: Arc<Shared>) -> Result<(), DriverError> {
     };
     shared.refresh();
     shared.ready.send_replace(true);
-    let stop = || {
-        let token = shared.stop.clone();
-        move || token.is_cancelled()
-    };
     let results = {
         let source = Source {
             stream: shared.site.results_stream(),
@@ -378,12 +374,13 @@ async fn run(shared: Arc<Shared>) -> Result<(), DriverError> {
             batch: RESULTS_IN_HAND,
         };
         let handler = shared.clone();
-        consume::consume(shared.site_bus.clone(), source, stop(), move |delivery| {
+        consume::consume(shared.site_bus.clone(), source, shared.stop.clone(), move |delivery| {
             let shared = handler.clone();
             async move { shared.follow_up(delivery).await }
         })
     };
-    let outbox = outbox::drain(shared.site_bus.clone(), shared.hub.clone(), shared.site.clone(), stop());
+    let outbox =
+        outbox::drain(shared.site_bus.clone(), shared.hub.clone(), shared.site.clone(), shared.stop.clone());
     tokio::join!(
         Box::pin(jobs(&shared)),
         Box::pin(results),
@@ -455,7 +452,7 @@ async fn jobs(shared: &Arc<Shared>) {
             }
             continue;
         }
-        match shared.hub.pull(&stream, &consumer, room.min(JOBS_A_PULL), PULL_WAIT).await {
+        match shared.hub.pull(&stream, &consumer, room.min(JOBS_A_PULL), PULL_WAIT, &shared.stop).await {
             Ok(deliveries) => {
                 if outage > 0 {
                     tracing::info!(stream, "pulling jobs again");

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::streams::{BucketSpec, ConsumerSpec, StreamSpec};
 
@@ -240,15 +241,17 @@ pub trait Bus: Send + Sync {
     /// Publishes into a stream and waits until it is stored.
     async fn publish(&self, message: Message) -> Result<Published, BusError>;
 
-    /// Takes up to `most` messages that are there, or waits up to `wait` for one.
+    /// Takes up to `most` messages that are there, or waits for one: up to `wait`, or until `stop`,
+    /// which ends the wait at once.
     ///
-    /// Do not drop the future half-way: a message on its way would wait for its ack wait.
+    /// Do not drop the future half-way, cancel `stop`: what was on its way is then still given.
     async fn pull(
         &self,
         stream: &str,
         consumer: &str,
         most: usize,
         wait: Duration,
+        stop: &CancellationToken,
     ) -> Result<Vec<Delivery>, BusError>;
 
     /// Publishes without storing: lost without harm.

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use sealfarm_common::retry::Backoff;
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, BusError, Delivery, Message};
 use crate::streams::DELIVER_MAX;
 use crate::wire;
 
-/// How long a pull waits for a message. Also the longest a quiet loop takes to stop.
+/// How long a pull waits for a message.
 pub const PULL_WAIT: Duration = Duration::from_secs(5);
 
 /// Which consumer, and how many of its messages at a time.
@@ -29,43 +30,29 @@ pub struct Source {
     pub batch: usize,
 }
 
-/// Pulls and handles until `stop`, asked between pulls, says so; then waits for what is in hand.
+/// Pulls and handles until `stop`, which ends a waiting pull at once; then waits for what is in hand.
 ///
 /// A permit is taken before the pull, so nothing is reserved that nobody is free to do. The handler
 /// owns its delivery: it acknowledges, hands back or sets aside. An outage is logged once and waited
 /// out with backoff; it never ends the loop.
-pub async fn consume<H, F>(
-    bus: Arc<dyn Bus>,
-    source: Source,
-    stop: impl Fn() -> bool + Send + Sync,
-    handle: H,
-) where
+pub async fn consume<H, F>(bus: Arc<dyn Bus>, source: Source, stop: CancellationToken, handle: H)
+where
     H: Fn(Delivery) -> F + Send + Sync,
     F: Future<Output = ()> + Send + 'static,
 {
     let mut running = JoinSet::new();
     let mut outage = 0u32;
-    while !stop() {
+    while !stop.is_cancelled() {
         while running.try_join_next().is_some() {}
-        let Ok(first) = source.permits.clone().acquire_owned().await else { break };
-        let mut permits = vec![first];
-        while permits.len() < source.batch {
-            match source.permits.clone().try_acquire_owned() {
-                Ok(permit) => permits.push(permit),
-                Err(_) => break,
-            }
-        }
-        if stop() {
-            break;
-        }
-        match bus.pull(&source.stream, &source.consumer, permits.len(), PULL_WAIT).await {
+        let Some(mut permits) = permits(&source, &stop).await else { break };
+        match bus.pull(&source.stream, &source.consumer, permits.len(), PULL_WAIT, &stop).await {
             Ok(deliveries) => {
                 if outage > 0 {
                     tracing::info!(stream = source.stream, consumer = source.consumer, "pulling again");
                 }
                 outage = 0;
                 for delivery in deliveries {
-                    if stop() {
+                    if stop.is_cancelled() {
                         hand_back(&delivery).await;
                         continue;
                     }
@@ -83,12 +70,26 @@ pub async fn consume<H, F>(
                 if outage == 0 {
                     tracing::warn!(stream = source.stream, consumer = source.consumer, %error, "cannot pull; trying on");
                 }
-                tokio::time::sleep(Backoff::RECONNECT.delay(outage, 0.5)).await;
+                let pause = tokio::time::sleep(Backoff::RECONNECT.delay(outage, 0.5));
+                let _ = stop.run_until_cancelled(pause).await;
                 outage = outage.saturating_add(1);
             }
         }
     }
     while running.join_next().await.is_some() {}
+}
+
+/// As many permits as there are, at least one and at most a batch; `None` at `stop`.
+async fn permits(source: &Source, stop: &CancellationToken) -> Option<Vec<OwnedSemaphorePermit>> {
+    let first = stop.run_until_cancelled(source.permits.clone().acquire_owned()).await?.ok()?;
+    let mut permits = vec![first];
+    while permits.len() < source.batch {
+        match source.permits.clone().try_acquire_owned() {
+            Ok(permit) => permits.push(permit),
+            Err(_) => break,
+        }
+    }
+    Some(permits)
 }
 
 async fn hand_back(delivery: &Delivery) {

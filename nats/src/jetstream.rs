@@ -1,10 +1,10 @@
 //! The bus on a real NATS server.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::consumer::pull::{Batch, BatchError, Config as PullConfig};
+use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer};
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::kv;
@@ -18,9 +18,11 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Acknowledge, Bus, BusError, Delivery, Entry, Headers, Message, Published, REPLY_TO};
 use crate::connect::Client;
+use crate::pull::{self, Request};
 use crate::streams::{BucketSpec, ConsumerSpec, Keep, StreamSpec};
 
 /// How long a request to JetStream may take.
@@ -33,7 +35,8 @@ pub struct JetStreamBus {
     client: Client,
     context: Context,
     replicas: usize,
-    consumers: Mutex<HashMap<(String, String), PullConsumer>>,
+    /// Stream and name of those that were seen.
+    consumers: Mutex<HashSet<(String, String)>>,
     buckets: Mutex<HashMap<String, kv::Store>>,
 }
 
@@ -52,11 +55,12 @@ impl JetStreamBus {
         self.client.clone()
     }
 
-    async fn consumer(&self, stream: &str, name: &str) -> Result<PullConsumer, BusError> {
+    /// Looks a consumer up, once: a request at one that is not there would not be answered.
+    async fn expect_consumer(&self, stream: &str, name: &str) -> Result<(), BusError> {
         let key = (stream.to_owned(), name.to_owned());
         let mut consumers = self.consumers.lock().await;
-        if let Some(consumer) = consumers.get(&key) {
-            return Ok(consumer.clone());
+        if consumers.contains(&key) {
+            return Ok(());
         }
         let what = format!("consumer {name} on stream {stream}");
         let action = format!("look up {what}");
@@ -64,9 +68,9 @@ impl JetStreamBus {
             let found = self.context.get_consumer_from_stream(name, stream).await;
             found.map_err(|e| missing_or_unavailable(what, e))
         };
-        let consumer: PullConsumer = self.ask_api(&action, stream, found).await?;
-        consumers.insert(key, consumer.clone());
-        Ok(consumer)
+        let _: PullConsumer = self.ask_api(&action, stream, found).await?;
+        consumers.insert(key);
+        Ok(())
     }
 
     /// A request at JetStream's own subjects about a stream, whose name is in them.
@@ -289,8 +293,8 @@ impl Bus for JetStreamBus {
             let made = self.context.create_consumer_on_stream(config, spec.stream.clone()).await;
             made.map_err(|e| setup_error(&action, e))
         };
-        let consumer = self.ask_api(&action, &spec.stream, made).await?;
-        self.consumers.lock().await.insert((spec.stream.clone(), spec.name.clone()), consumer);
+        self.ask_api(&action, &spec.stream, made).await?;
+        self.consumers.lock().await.insert((spec.stream.clone(), spec.name.clone()));
         Ok(())
     }
 
@@ -326,34 +330,39 @@ impl Bus for JetStreamBus {
         consumer: &str,
         most: usize,
         wait: Duration,
+        stop: &CancellationToken,
     ) -> Result<Vec<Delivery>, BusError> {
         let action = format!("pull from {stream}/{consumer}");
-        let handle = self.consumer(stream, consumer).await?;
+        self.expect_consumer(stream, consumer).await?;
+        if stop.is_cancelled() {
+            return Ok(Vec::new());
+        }
         let end = Instant::now() + wait;
-        let mut deliveries = Vec::new();
-        // Never `.heartbeat()` on a batch: it loses its waker in this client.
+        let mut messages = Vec::new();
+        let place = (stream, consumer);
         let pulled = async {
             if most > 1 {
                 // What is there now, or else what comes first. Without `expires` a request that the
                 // server cannot answer, or that is lost with its connection, would never end.
-                let fetch = handle.fetch().max_messages(most).expires(wait);
-                collect(&self.client, fetch.messages().await, &action, &mut deliveries).await?;
+                let request = Request { batch: most, expires: wait, no_wait: true };
+                pull::take(&self.context, place, request, stop, &mut messages).await?;
             }
             let left = end.saturating_duration_since(Instant::now());
-            // The server turns a fetch away at once where others wait for the same messages.
-            if deliveries.is_empty() && (most == 1 || !left.is_zero()) {
-                let batch = handle.batch().max_messages(1).expires(left.max(PULL_WAIT_MIN));
-                collect(&self.client, batch.messages().await, &action, &mut deliveries).await?;
+            // The server turns such a request away at once where others wait for the same messages.
+            if messages.is_empty() && !stop.is_cancelled() && (most == 1 || !left.is_zero()) {
+                let request = Request { batch: 1, expires: left.max(PULL_WAIT_MIN), no_wait: false };
+                pull::take(&self.context, place, request, stop, &mut messages).await?;
             }
-            Ok(())
+            Ok::<(), String>(())
         };
+        let pulled = async { pulled.await.map_err(|reason| unavailable(&action, reason)) };
         let next = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
         if let Err(error) = unless_denied(&self.client, &action, |refused| refused == next, pulled).await {
             // Look it up again next time: it may be gone.
             self.consumers.lock().await.remove(&(stream.to_owned(), consumer.to_owned()));
             return Err(error);
         }
-        Ok(deliveries)
+        messages.into_iter().map(|message| delivery(&self.client, &action, message)).collect()
     }
 
     async fn tell(&self, message: Message) -> Result<(), BusError> {
@@ -457,34 +466,15 @@ impl Bus for JetStreamBus {
     }
 }
 
-/// Reads a batch to its end. The client ends it [`ANSWER_WITHIN`] after its `expires` at the latest.
-async fn collect(
-    client: &Client,
-    batch: Result<Batch, BatchError>,
-    action: &str,
-    deliveries: &mut Vec<Delivery>,
-) -> Result<(), BusError> {
-    let mut batch = batch.map_err(|e| unavailable(action, e))?;
-    while let Some(next) = batch.next().await {
-        let message = match next {
-            Ok(message) => message,
-            // What arrived is in hand; the rest comes with the next pull.
-            Err(_) if !deliveries.is_empty() => return Ok(()),
-            Err(error) => return Err(unavailable(action, error)),
-        };
-        let (sequence, delivered) = match message.info() {
-            Ok(info) => (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1)),
-            Err(error) => return Err(refused(action, error)),
-        };
-        let subject = message.reply.as_deref().unwrap_or_default().to_owned();
-        let (message, acker) = message.split();
-        let ours = from_nats(&message.subject, message.headers.as_ref(), &message.payload);
-        deliveries.push(Delivery::new(
-            ours,
-            sequence,
-            delivered,
-            Box::new(JetStreamAck { acker, subject, client: client.clone() }),
-        ));
-    }
-    Ok(())
+/// A message of a consumer as a delivery.
+fn delivery(client: &Client, action: &str, message: jetstream::Message) -> Result<Delivery, BusError> {
+    let (sequence, delivered) = {
+        let info = message.info().map_err(|error| refused(action, error))?;
+        (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1))
+    };
+    let subject = message.reply.as_deref().unwrap_or_default().to_owned();
+    let (message, acker) = message.split();
+    let ours = from_nats(&message.subject, message.headers.as_ref(), &message.payload);
+    let acknowledge = JetStreamAck { acker, subject, client: client.clone() };
+    Ok(Delivery::new(ours, sequence, delivered, Box::new(acknowledge)))
 }

@@ -12,6 +12,7 @@ pub mod handshake;
 pub mod jetstream;
 pub mod jwt;
 pub mod outbox;
+mod pull;
 pub mod role;
 pub mod server_conf;
 pub mod service;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, BusError, Delivery, Message, Published};
 use crate::consume::{self, Source};
@@ -23,12 +24,7 @@ pub async fn post(site_bus: &dyn Bus, site: &Site, message: Message) -> Result<P
 
 /// Drains the outbox to the hub until `stop`: published with its message id, acknowledged at the
 /// site only after the hub's PubAck. A cut link leaves everything where it is.
-pub async fn drain(
-    site_bus: Arc<dyn Bus>,
-    hub_bus: Arc<dyn Bus>,
-    site: Site,
-    stop: impl Fn() -> bool + Send + Sync,
-) {
+pub async fn drain(site_bus: Arc<dyn Bus>, hub_bus: Arc<dyn Bus>, site: Site, stop: CancellationToken) {
     let source = Source {
         stream: site.outbox_stream(),
         consumer: site.outbox_consumer().to_owned(),

@@ -14,6 +14,7 @@ use sealfarm_nats::bus::{Bus, BusError, Delivery, Headers, Message, Published};
 use sealfarm_nats::streams::{BucketSpec, ConsumerSpec, Keep, StreamSpec};
 use sealfarm_nats::wire::MESSAGE_ID;
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 /// Bound on a wait that an event ends.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,6 +49,7 @@ pub async fn suite(bus: Arc<dyn Bus>, prefix: &str) -> Result<()> {
         ("a consumer takes what its filter says", Box::pin(a_consumer_takes_what_its_filter_says(bench()))),
         ("a pull takes no more than asked", Box::pin(a_pull_takes_no_more_than_asked(bench()))),
         ("a pull waits and wakes", Box::pin(a_pull_waits_and_wakes(bench()))),
+        ("a pull ends at once when it is stopped", Box::pin(a_stopped_pull_ends_at_once(bench()))),
         ("two pullers share", Box::pin(two_pullers_share(bench()))),
         ("an unknown consumer is missing", Box::pin(an_unknown_consumer_is_missing(bench()))),
         ("a consumer hands out a bounded number", Box::pin(a_consumer_hands_out_a_bounded_number(bench()))),
@@ -134,7 +136,17 @@ impl Bench {
     }
 
     async fn pull_of(&self, consumer: &str, most: usize, wait: Duration) -> Result<Vec<Delivery>> {
-        Ok(self.bus.pull(&format!("{}-stream", self.name), consumer, most, wait).await?)
+        self.pull_until(consumer, most, wait, &CancellationToken::new()).await
+    }
+
+    async fn pull_until(
+        &self,
+        consumer: &str,
+        most: usize,
+        wait: Duration,
+        stop: &CancellationToken,
+    ) -> Result<Vec<Delivery>> {
+        Ok(self.bus.pull(&format!("{}-stream", self.name), consumer, most, wait, stop).await?)
     }
 
     async fn pull(&self, most: usize, wait: Duration) -> Result<Vec<Delivery>> {
@@ -315,6 +327,29 @@ async fn a_pull_waits_and_wakes(b: Bench) -> Result<()> {
     Ok(())
 }
 
+/// What is published while a pull is stopped comes with it or with a later one.
+async fn a_stopped_pull_ends_at_once(b: Bench) -> Result<()> {
+    let consumer = ConsumerSpec { ack_wait: SHORT_ACK_WAIT, ..b.consumer("c") };
+    b.set_up(b.queue(), consumer).await?;
+    for most in [1, 10] {
+        let (stop, start) = (CancellationToken::new(), Instant::now());
+        let (came, published) = tokio::join!(b.pull_until("c", most, 5 * PATIENCE, &stop), async {
+            stop.cancel();
+            b.publish("x", "").await
+        });
+        ensure!(start.elapsed() < PATIENCE, "it went on for {:?}", start.elapsed());
+        expect(&published?, true)?;
+        let delivery = match came?.pop() {
+            Some(delivery) => delivery,
+            None => b.pull_one().await?,
+        };
+        delivery.ack().await?;
+        ensure!(b.pull_until("c", most, 5 * PATIENCE, &stop).await?.is_empty());
+        ensure!(start.elapsed() < 3 * PATIENCE, "a pull that was stopped before waited");
+    }
+    Ok(())
+}
+
 async fn two_pullers_share(b: Bench) -> Result<()> {
     const MESSAGES: usize = 40;
     b.set_up(b.queue(), b.consumer("c")).await?;
@@ -344,7 +379,7 @@ async fn an_unknown_consumer_is_missing(b: Bench) -> Result<()> {
     b.bus.ensure_stream(&b.queue()).await?;
     let stream = format!("{}-stream", b.name);
     for (stream, consumer) in [(stream.as_str(), "nobody"), ("no-such-stream", "c")] {
-        let found = b.bus.pull(stream, consumer, 1, QUIET).await;
+        let found = b.bus.pull(stream, consumer, 1, QUIET, &CancellationToken::new()).await;
         ensure!(matches!(found, Err(BusError::Missing { .. })), "{stream}/{consumer} answered {found:?}");
     }
     // Once it is there, the same connection finds it.

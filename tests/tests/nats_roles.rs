@@ -335,6 +335,6 @@ async fn a_refused_subject_is_an_error_at_once_that_names_subject_and_user() {
             "{error}"
         );
     }
-    let error = bus.pull("t01000-results", "miner", 1, LIMIT).await.unwrap_err();
+    let error = bus.pull("t01000-results", "miner", 1, LIMIT, &CancellationToken::new()).await.unwrap_err();
     check(error, "$JS.API.CONSUMER.INFO.t01000-results.miner");
 }

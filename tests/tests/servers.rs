@@ -25,6 +25,7 @@ use sealfarm_tests::harness::Guarded;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const MINER: MinerId = MinerId(1000);
@@ -57,7 +58,8 @@ async fn bus(server: &Guarded, role: &Role) -> JetStreamBus {
 /// Waits until the server has taken everything this connection sent: a flush only sends it, and
 /// other connections would be faster than a subscription. An empty pull is a round trip.
 async fn settled(bus: &JetStreamBus, stream: &str, consumer: &str) {
-    let nothing = bus.pull(stream, consumer, 1, Duration::from_millis(50)).await.unwrap();
+    let nothing =
+        bus.pull(stream, consumer, 1, Duration::from_millis(50), &CancellationToken::new()).await.unwrap();
     assert!(nothing.is_empty(), "{nothing:?}");
 }
 
@@ -80,11 +82,13 @@ async fn an_agent_has_all_it_needs_at_the_hub() {
     miner.publish(message(names.job(&a, JobKind::PreCommit, SECTOR))).await.unwrap();
     miner.publish(message(names.job(&agent("b"), JobKind::PreCommit, SECTOR))).await.unwrap();
 
-    let jobs = bus.pull(&consumer.stream, &consumer.name, 10, LIMIT).await.unwrap();
+    let jobs =
+        bus.pull(&consumer.stream, &consumer.name, 10, LIMIT, &CancellationToken::new()).await.unwrap();
     assert_eq!(jobs.len(), 1);
     jobs[0].progress().await.unwrap();
     jobs[0].nak(Duration::ZERO).await.unwrap();
-    let again = bus.pull(&consumer.stream, &consumer.name, 1, LIMIT).await.unwrap();
+    let again =
+        bus.pull(&consumer.stream, &consumer.name, 1, LIMIT, &CancellationToken::new()).await.unwrap();
     bus.publish(message(names.result(&a, JobKind::PreCommit, SECTOR))).await.unwrap();
     bus.publish(message(names.event(Source::Agent(&a), SECTOR, "done"))).await.unwrap();
     bus.publish(message(names.dead_jobs_of(&a))).await.unwrap();
@@ -116,13 +120,17 @@ async fn a_worker_has_all_it_needs_at_its_site() {
     }
     for kind in TaskKind::ALL {
         agent_bus.publish(message(site.task(kind, SECTOR))).await.unwrap();
-        let task = bus.pull(&site.tasks_stream(), kind.as_str(), 1, LIMIT).await.unwrap();
+        let task =
+            bus.pull(&site.tasks_stream(), kind.as_str(), 1, LIMIT, &CancellationToken::new()).await.unwrap();
         assert_eq!(task[0].message.subject, site.task(kind, SECTOR));
         bus.publish(message(site.result(kind, SECTOR))).await.unwrap();
         task[0].ack().await.unwrap();
     }
     bus.publish(message(site.dead("tasks"))).await.unwrap();
-    let results = agent_bus.pull(&site.results_stream(), site.results_consumer(), 10, LIMIT).await.unwrap();
+    let results = agent_bus
+        .pull(&site.results_stream(), site.results_consumer(), 10, LIMIT, &CancellationToken::new())
+        .await
+        .unwrap();
     assert_eq!(results.len(), TaskKind::ALL.len());
 
     let mut cancels = bus.listen(&site.cancel_all()).await.unwrap();

@@ -154,28 +154,15 @@ impl Inner {
         let source = Source {
             stream: self.site.tasks_stream(),
             consumer: kind.as_str().to_owned(),
-            permits: permits.clone(),
+            permits,
             batch: 1,
         };
-        // A loop that waits for a permit must not wait for a phase of hours once it is to stop.
-        let closer = {
-            let shutdown = shutdown.clone();
-            tokio::spawn(async move {
-                shutdown.cancelled().await;
-                permits.close();
-            })
-        };
-        let stop = {
-            let shutdown = shutdown.clone();
-            move || shutdown.is_cancelled()
-        };
         let troubles = Arc::new(std::sync::atomic::AtomicU32::new(0));
-        consume::consume(self.parts.bus.clone(), source, stop, |delivery| {
+        consume::consume(self.parts.bus.clone(), source, shutdown.clone(), |delivery| {
             let (inner, shutdown, troubles) = (self.clone(), shutdown.clone(), troubles.clone());
             async move { inner.deliver(kind, delivery, shutdown, &troubles).await }
         })
         .await;
-        closer.abort();
     }
 
     /// Decodes a delivery and sees its attempt to the end.

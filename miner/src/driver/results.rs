@@ -38,15 +38,10 @@ pub(super) fn spawn_consumer(
         batch: RESULTS_IN_HAND_MAX,
     };
     let letters = bus.clone();
-    tokio::spawn(consume::consume(
-        bus,
-        source,
-        move || stop.is_cancelled(),
-        move |delivery| {
-            let (bus, results) = (letters.clone(), results.clone());
-            async move { take_delivery(&*bus, hub, &results, &delivery).await }
-        },
-    ))
+    tokio::spawn(consume::consume(bus, source, stop, move |delivery| {
+        let (bus, results) = (letters.clone(), results.clone());
+        async move { take_delivery(&*bus, hub, &results, &delivery).await }
+    }))
 }
 
 /// Hands a result to the loop; acknowledged when what follows from it is stored and published.

@@ -110,6 +110,7 @@ impl Bus for MemoryBus {
         _consumer: &str,
         most: usize,
         wait: Duration,
+        stop: &CancellationToken,
     ) -> Result<Vec<Delivery>, BusError> {
         let until = Instant::now() + wait;
         loop {
@@ -129,9 +130,8 @@ impl Bus for MemoryBus {
             if !taken.is_empty() {
                 return Ok(taken);
             }
-            if tokio::time::timeout_at(until, self.arrived.notified()).await.is_err() {
-                return Ok(taken);
-            }
+            let wait = tokio::time::timeout_at(until, self.arrived.notified());
+            let Some(Ok(())) = stop.run_until_cancelled(wait).await else { return Ok(taken) };
         }
     }
     async fn tell(&self, _message: Message) -> Result<(), BusError> {

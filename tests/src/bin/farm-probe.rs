@@ -27,6 +27,7 @@ use sealfarm_nats::subjects::Site;
 use sealfarm_nats::wire;
 use sealfarm_tests::harness::Ground;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// Bytes of a bare message: about a task's.
 const PAYLOAD_BYTES: usize = 700;
@@ -187,7 +188,11 @@ async fn start_bare_puller(url: &str) -> Result<mpsc::Receiver<()>> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         while !sender.is_closed() {
-            let Ok(deliveries) = bus.pull("bare", "bare", 1, Duration::from_secs(5)).await else { continue };
+            let Ok(deliveries) =
+                bus.pull("bare", "bare", 1, Duration::from_secs(5), &CancellationToken::new()).await
+            else {
+                continue;
+            };
             for delivery in deliveries {
                 if sender.send(()).await.is_err() || delivery.ack().await.is_err() {
                     return;

@@ -10,6 +10,7 @@ use sealfarm_nats::bus::{Acknowledge, Bus, BusError, Delivery, Entry, Message, P
 use sealfarm_nats::streams::{BucketSpec, ConsumerSpec, StreamSpec};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::link::{FaultPlan, Life, Link};
 use super::server::{LISTENER_MESSAGES_MAX, Listener, SimServer};
@@ -178,9 +179,14 @@ impl Bus for SimBus {
         consumer: &str,
         most: usize,
         wait: Duration,
+        stop: &CancellationToken,
     ) -> Result<Vec<Delivery>, BusError> {
         let action = format!("pull from {stream}/{consumer}");
-        let taken = self.link.carry(&action, self.take(stream, consumer, most, wait)).await?;
+        let operation = async {
+            let taken = stop.run_until_cancelled(self.take(stream, consumer, most, wait)).await;
+            taken.unwrap_or_else(|| Ok(Vec::new()))
+        };
+        let taken = self.link.carry(&action, operation).await?;
         Ok(taken.into_iter().map(|taken| self.delivery(stream, consumer, taken)).collect())
     }
 

@@ -3,6 +3,7 @@ use sealfarm_nats::streams::Keep;
 use sealfarm_nats::wire::MESSAGE_ID;
 
 use super::*;
+use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -59,24 +60,28 @@ async fn a_lost_request_has_no_effect_and_a_lost_answer_has() {
     let (good, bad, _) = faulty(plan(|p| p.answer_lost = 1.0), &Life::unlimited()).await;
     assert!(silent(&bad.publish(message("1")).await));
     assert_eq!(good.publish(message("1")).await.unwrap(), Published::Duplicate);
-    let pulled = bad.pull("q", "c", 1, PATIENCE).await;
+    let pulled = bad.pull("q", "c", 1, PATIENCE, &CancellationToken::new()).await;
     assert!(silent(&pulled));
-    assert_eq!(good.pull("q", "c", 1, PATIENCE).await.unwrap()[0].delivered, 2, "the lost one counts");
+    assert_eq!(
+        good.pull("q", "c", 1, PATIENCE, &CancellationToken::new()).await.unwrap()[0].delivered,
+        2,
+        "the lost one counts"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_forgotten_ack_and_an_early_repetition_bring_a_message_again() {
     let (good, bad, link) = faulty(plan(|p| p.ack_forgotten = 1.0), &Life::unlimited()).await;
     good.publish(message("1")).await.unwrap();
-    bad.pull("q", "c", 1, PATIENCE).await.unwrap()[0].ack().await.unwrap();
-    assert_eq!(good.pull("q", "c", 1, PATIENCE).await.unwrap()[0].delivered, 2);
+    bad.pull("q", "c", 1, PATIENCE, &CancellationToken::new()).await.unwrap()[0].ack().await.unwrap();
+    assert_eq!(good.pull("q", "c", 1, PATIENCE, &CancellationToken::new()).await.unwrap()[0].delivered, 2);
     assert_eq!(link.faults(), 1);
 
     let (good, bad, _) = faulty(plan(|p| p.delivered_twice = 1.0), &Life::unlimited()).await;
     good.publish(message("1")).await.unwrap();
     let start = Instant::now();
-    bad.pull("q", "c", 1, PATIENCE).await.unwrap();
-    assert_eq!(good.pull("q", "c", 1, PATIENCE).await.unwrap()[0].delivered, 2);
+    bad.pull("q", "c", 1, PATIENCE, &CancellationToken::new()).await.unwrap();
+    assert_eq!(good.pull("q", "c", 1, PATIENCE, &CancellationToken::new()).await.unwrap()[0].delivered, 2);
     assert!(start.elapsed() < Duration::from_secs(60), "before the ack wait");
 }
 
@@ -103,7 +108,7 @@ async fn a_cut_link_carries_nothing_until_it_is_mended_and_counts_what_it_carrie
     link.set_cut(false);
     bad.publish(message("1")).await.unwrap();
     assert_eq!(heard.next().await.unwrap().headers.value(MESSAGE_ID), Some("1"));
-    bad.pull("q", "c", 1, PATIENCE).await.unwrap();
+    bad.pull("q", "c", 1, PATIENCE, &CancellationToken::new()).await.unwrap();
     assert_eq!(link.payload_bytes().into_values().sum::<u64>(), 10);
 }
 

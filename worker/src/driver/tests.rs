@@ -100,6 +100,7 @@ impl Bus for Bench {
         consumer: &str,
         _: usize,
         wait: Duration,
+        stop: &CancellationToken,
     ) -> Result<Vec<Delivery>, BusError> {
         let mine = |d: &Delivery| d.message.subject.contains(&format!(".task.{consumer}."));
         let found = {
@@ -109,7 +110,7 @@ impl Bus for Bench {
         match found {
             Some(delivery) => Ok(vec![delivery]),
             None => {
-                tokio::time::sleep(wait).await;
+                let _ = stop.run_until_cancelled(tokio::time::sleep(wait)).await;
                 Ok(vec![])
             }
         }
