@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 
 use crate::configuration::ConfigurationError;
+use crate::output;
 
 /// What a process's exit code means. The same in all binaries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -80,7 +81,7 @@ impl ExitError {
 /// Prints `error: …` and, where one is known, `next: …` to stderr, and gives the code to exit with.
 pub fn report(error: &(dyn Error + 'static)) -> std::process::ExitCode {
     let (code, text) = render(error);
-    eprint!("{text}");
+    output::err(format_args!("{text}"));
     code.into()
 }
 

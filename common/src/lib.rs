@@ -25,6 +25,8 @@ pub mod configuration;
 #[cfg(feature = "process")]
 pub mod exit;
 #[cfg(feature = "process")]
+pub mod output;
+#[cfg(feature = "process")]
 pub mod readiness;
 #[cfg(feature = "process")]
 pub mod shutdown;

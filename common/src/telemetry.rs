@@ -69,7 +69,11 @@ pub const DEFAULT_FILTER: &str = "info,async_nats=warn,h2=warn,hyper=warn,tower=
 /// When the filter does not parse, or logging was started before.
 pub fn start(level: Option<&str>, format: LogFormat) -> Result<(), TelemetryError> {
     let filter = filter(level, std::env::var("RUST_LOG").ok())?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // It would print to stderr, and panic where that is a closed pipe.
+        .log_internal_errors(false);
     match (format, stderr_is_the_journal()) {
         (LogFormat::Text, false) => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
         (LogFormat::Json, false) => builder.json().flatten_event(true).try_init(),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use async_nats::connection::State;
 use async_nats::{ConnectErrorKind, ConnectOptions, Event};
 use sealfarm_common::tls::{ClientTls, TlsFileError};
 use tokio::time::Instant;

@@ -22,6 +22,7 @@ use sealfarm_nats::subjects::{Hub, Site, Source};
 use sealfarm_tests::harness::Guarded;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const MINER: MinerId = MinerId(1000);

@@ -1,4 +1,7 @@
-//! The agent's JSON-RPC methods, and what they answer.
+//! What the agent serves: JSON-RPC methods and what they answer, a web page, its store's files.
+
+pub mod bulk;
+pub mod web;
 
 use std::collections::BTreeMap;
 
@@ -11,23 +14,28 @@ use sealfarm_common::rpc::Methods;
 use sealfarm_common::sector::{ProverKind, SectorNumber};
 use sealfarm_common::store::{Store, StoreError};
 use sealfarm_common::task::{TaskKind, TaskOutput};
-use sealfarm_common::token::Permission;
 use serde::{Deserialize, Serialize};
 
 use crate::driver::Handle;
 use crate::flights::TaskRow;
 use crate::site::WorkerRow;
 
-/// Names of the methods, for both sides.
+/// The methods and what each asks of a token, for both sides.
 pub mod method {
+    use sealfarm_common::rpc::Method;
+    use sealfarm_common::token::Permission::Read;
+
     /// Answers [`super::Overview`].
-    pub const INFO: &str = "Sealfarm.AgentInfo";
+    pub const INFO: Method = Method::new("Sealfarm.AgentInfo", Read);
     /// Answers the [`super::WorkerRow`]s.
-    pub const WORKERS: &str = "Sealfarm.WorkersList";
+    pub const WORKERS: Method = Method::new("Sealfarm.WorkersList", Read);
     /// Answers the [`super::TaskRow`]s.
-    pub const TASKS: &str = "Sealfarm.TasksList";
+    pub const TASKS: Method = Method::new("Sealfarm.TasksList", Read);
     /// Answers the [`super::StoreRow`]s.
-    pub const STORE: &str = "Sealfarm.StoreList";
+    pub const STORE: Method = Method::new("Sealfarm.StoreList", Read);
+
+    /// All of them.
+    pub const ALL: [Method; 4] = [INFO, WORKERS, TASKS, STORE];
 }
 
 /// What `info` shows.
@@ -140,17 +148,17 @@ pub fn methods(handle: &Handle) -> Methods {
     let (info, workers, tasks, store) =
         (handle.clone(), handle.clone(), handle.clone(), handle.store().clone());
     Methods::new()
-        .with(method::INFO, Permission::Read, move |(): ()| {
+        .with(method::INFO, move |(): ()| {
             let answer = overview(&info);
             async move { Ok::<Overview, ExitError>(answer) }
         })
-        .with(method::WORKERS, Permission::Read, move |(): ()| {
+        .with(method::WORKERS, move |(): ()| {
             let answer = workers.workers();
             async move { Ok::<Vec<WorkerRow>, ExitError>(answer) }
         })
-        .with(method::TASKS, Permission::Read, move |(): ()| {
+        .with(method::TASKS, move |(): ()| {
             let answer = tasks.tasks();
             async move { Ok::<Vec<TaskRow>, ExitError>(answer) }
         })
-        .with(method::STORE, Permission::Read, move |(): ()| read_store(store.clone()))
+        .with(method::STORE, move |(): ()| read_store(store.clone()))
 }

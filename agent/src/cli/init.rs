@@ -12,6 +12,7 @@ use sealfarm_common::sector::MinerId;
 use sealfarm_common::store::{self, Store};
 use sealfarm_common::token::ApiAddress;
 
+use super::auth::SECRET_FILE;
 use super::site_config::SiteArgs;
 use super::{absolute, config};
 use crate::api::store_error;
@@ -93,7 +94,7 @@ pub(super) fn run(repo: &Path, args: InitArgs) -> Result<(), ExitError> {
     let root = store_path.clone().unwrap_or_else(|| repo.join("store"));
     let site_conf = place.map(|place| site_server::create(repo, place)).transpose()?;
     let made = Store::create(&root, args.miner, &args.id).map_err(store_error)?;
-    rpc::ensure_secret(repo)?;
+    rpc::ensure_secret(repo, SECRET_FILE)?;
     rpc::publish_address(repo, &args.api)?;
     let etcd = serde_json::Value::from(args.etcd).to_string();
     let text = settings::filled(&[

@@ -1,5 +1,6 @@
 //! The command line. Data goes to stdout, everything else to stderr; one file a subcommand.
 
+mod auth;
 mod config;
 mod init;
 mod run;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use sealfarm_common::exit::{self, ExitCode, ExitError};
+use sealfarm_common::rpc::AuthCommand;
 use sealfarm_common::task::WorkerId;
 use sealfarm_common::telemetry::{self, LogFormat};
 use serde::Serialize;
@@ -53,6 +55,9 @@ enum Command {
     /// Sectors in the site's store.
     #[command(subcommand)]
     Store(List),
+    /// Tokens for the agent's API: made, shown, revoked.
+    #[command(subcommand)]
+    Auth(AuthCommand),
     /// The configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -116,6 +121,7 @@ impl Cli {
             Command::Workers(Workers::Revoke { worker }) => site_config::revoke(&repo, &worker),
             Command::Tasks(List::List(flag)) => block_on(show::tasks(&repo, flag.json)),
             Command::Store(List::List(flag)) => show::store(&repo, flag.json),
+            Command::Auth(command) => auth::run(&repo, &command),
             Command::Config(command) => config::run(&repo, &command),
             Command::SiteConfig(args) => site_config::run(&repo, &args),
         }

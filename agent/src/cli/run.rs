@@ -1,13 +1,11 @@
 //! `sealfarm-agent run`: bind, open, connect, begin, serve; and end in order.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::configuration::Loaded;
 use sealfarm_common::etcd::{DEFAULT_TTL, Etcd, EtcdError, RegistrationHandle};
@@ -15,19 +13,17 @@ use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
 use sealfarm_common::membership::FarmInfo;
 use sealfarm_common::readiness;
-use sealfarm_common::rpc;
+use sealfarm_common::rpc::{self, Health, Keys, Ports, Services};
 use sealfarm_common::sector::{MinerId, ProverKind};
 use sealfarm_common::shutdown;
 use sealfarm_common::store::Store;
-use sealfarm_common::token::ApiAddress;
-use sealfarm_nats::connect::{self, ConnectError, NatsAddress};
+use sealfarm_nats::connect::{self, ConnectError, NatsAddress, State};
 use sealfarm_nats::jetstream::JetStreamBus;
 use sealfarm_nats::service::{self, Registered};
 use sealfarm_nats::subjects::{Hub, Site};
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::auth::SECRET_FILE;
 use super::config;
 use crate::api::{self, store_error};
 use crate::driver::{Driver, DriverError, Handle, Parts};
@@ -61,7 +57,7 @@ struct Agent {
     site: connect::Client,
     handle: Handle,
     driver: Pin<Box<dyn Future<Output = Result<(), DriverError>> + Send>>,
-    listeners: Listeners,
+    ports: Ports,
 }
 
 impl Agent {
@@ -72,7 +68,9 @@ impl Agent {
             (settings.agent().map_err(config::refused)?, settings.miner().map_err(config::refused)?);
         let limits = settings.limits().map_err(config::refused)?;
         let endpoints = settings.seal_agent.endpoints(loaded.file.as_deref()).map_err(config::refused)?;
-        let listeners = Listeners::bind(loaded).await?;
+        let addresses =
+            settings.seal_agent.serve_addresses(loaded.file.as_deref()).map_err(config::refused)?;
+        let ports = Ports::bind(&settings.api, &addresses).await?;
         let store = Store::open(&settings.store_path(repo)).map_err(store_error)?;
         store.expect_owner(miner, &id).map_err(store_error)?;
 
@@ -92,14 +90,14 @@ impl Agent {
             farm: farm.clone(),
             clock: Clock::system(),
             limits,
-            serve: listeners.serve.to_string(),
+            serve: ports.advertised().to_string(),
         });
-        Ok(Self { id, farm, etcd, hub, site, handle, driver: Box::pin(driver), listeners })
+        Ok(Self { id, farm, etcd, hub, site, handle, driver: Box::pin(driver), ports })
     }
 
     /// Works and serves until `stop`, then ends in order.
     async fn run(self, repo: &Path, stop: &CancellationToken) -> Result<(), ExitError> {
-        let Self { id, farm, etcd, hub, site, handle, driver, listeners } = self;
+        let Self { id, farm, etcd, hub, site, handle, driver, ports } = self;
         let mut driving = tokio::spawn(driver);
         tokio::select! {
             biased;
@@ -111,10 +109,15 @@ impl Agent {
             etcd.register(farm.miner, handle.info().borrow().clone(), DEFAULT_TTL, stop.clone());
         let telling = tokio::spawn(tell(handle.clone(), registration.handle()));
         let services = register_services(&hub, &site, &id, &farm).await;
-        let secret = rpc::ensure_secret(repo)?;
-        rpc::publish_address(repo, &ApiAddress::of_socket(listeners.api))?;
-        let router = rpc::router(Arc::new(api::methods(&handle)), secret, Arc::new(|| Ok(())));
-        let serving = listeners.serve(router, stop);
+        rpc::ensure_secret(repo, SECRET_FILE)?;
+        let keys = Keys::of_file(repo.join(SECRET_FILE));
+        rpc::publish_address(repo, &ports.api_address())?;
+        let offered = Services {
+            bulk: api::bulk::router(handle.store(), keys.clone()),
+            api: rpc::router(Arc::new(api::methods(&handle)), keys, health(site.clone())),
+            web: api::web::router(&handle),
+        };
+        let serving = tokio::spawn(ports.serve(offered, stop));
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
@@ -141,8 +144,10 @@ impl Agent {
         for service in services {
             service.unregister().await;
         }
-        serving.await;
-        outcome
+        match serving.await {
+            Ok(served) => outcome.and(served),
+            Err(error) => Err(ExitError::new(ExitCode::Failure, "serving broke down").because(error)),
+        }
     }
 }
 
@@ -252,45 +257,10 @@ async fn register_services(
     registered
 }
 
-/// The ports of the agent.
-struct Listeners {
-    api: SocketAddr,
-    serve: SocketAddr,
-    bound: Vec<TcpListener>,
-}
-
-impl Listeners {
-    async fn bind(loaded: &Loaded<Settings>) -> Result<Self, ExitError> {
-        let settings = &loaded.value;
-        let bad = |error: &dyn std::fmt::Display| ExitError::new(ExitCode::BadInput, error.to_string());
-        let api = settings.api.listen_address.socket_addr().map_err(|e| bad(&e))?;
-        let serve = settings.seal_agent.serve_addresses(loaded.file.as_deref()).map_err(config::refused)?.api;
-        let local = rpc::bind(api)
-            .await
-            .map_err(|e| e.next("change [API] ListenAddress, or stop whoever has the port"))?;
-        let api = local.local_addr().map_err(|e| bad(&e))?;
-        let mut bound = vec![local];
-        if serve != api {
-            let advertised = rpc::bind(serve).await.map_err(|e| {
-                e.next("change [SealAgent] ServeIP or ServePort, or stop whoever has the port")
-            })?;
-            bound.push(advertised);
-        }
-        Ok(Self { api, serve, bound })
-    }
-
-    /// Serves the API on all of them; the future ends with the last.
-    fn serve(self, router: Router, stop: &CancellationToken) -> impl Future<Output = ()> {
-        let mut serving = JoinSet::new();
-        for listener in self.bound {
-            serving.spawn(rpc::serve(listener, router.clone(), stop.clone()));
-        }
-        async move {
-            while let Some(ended) = serving.join_next().await {
-                if let Ok(Err(error)) = ended {
-                    tracing::error!(%error, "a port is not served any more");
-                }
-            }
-        }
-    }
+/// Wrong where the site is not connected: no task reaches a worker then. A cut to the hub is waited out.
+fn health(site: connect::Client) -> Health {
+    Arc::new(move || match site.connection_state() {
+        State::Connected => Ok(()),
+        _ => Err("the site's NATS is not connected".to_owned()),
+    })
 }

@@ -4,15 +4,20 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use jsonrpsee_core::client::{ClientT as _, Error};
 use jsonrpsee_core::traits::ToRpcParams;
 use jsonrpsee_http_client::transport::Error as TransportError;
-use jsonrpsee_http_client::{HeaderMap, HeaderValue, HttpClient, HttpClientBuilder};
+use jsonrpsee_http_client::{
+    HeaderMap, HeaderValue, HttpBackend, HttpClient, HttpClientBuilder, HttpRequest, RpcLogger, RpcService,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
+use tower::util::MapResponse;
+use tower::{Service, ServiceBuilder};
 
-use super::methods::decode_error;
+use super::methods::{Method, decode_error};
 use super::repo::{API_FILE, TOKEN_FILE};
 use crate::exit::{ExitCode, ExitError};
 use crate::token::{ApiInfo, Token};
@@ -23,8 +28,20 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// A connection to the API of one process.
 #[derive(Debug, Clone)]
 pub struct Client {
-    http: HttpClient,
+    http: HttpClient<RpcLogger<RpcService<Transport>>>,
     place: String,
+}
+
+type Transport = MapResponse<HttpBackend, fn(HttpAnswer) -> HttpAnswer>;
+type HttpAnswer = <HttpBackend as Service<HttpRequest>>::Response;
+
+/// A refused token is told with HTTP status 401 and an ordinary JSON-RPC error in the body, which the
+/// client would not read.
+fn as_answer(mut answer: HttpAnswer) -> HttpAnswer {
+    if answer.status() == StatusCode::UNAUTHORIZED {
+        *answer.status_mut() = StatusCode::OK;
+    }
+    answer
 }
 
 /// Parameters that are already JSON.
@@ -91,9 +108,11 @@ impl Client {
             value.set_sensitive(true);
             headers.insert("authorization", value);
         }
+        let service = ServiceBuilder::new().map_response(as_answer as fn(HttpAnswer) -> HttpAnswer);
         let http = HttpClientBuilder::default()
             .set_headers(headers)
             .request_timeout(ANSWER_WITHIN)
+            .set_http_middleware(service)
             .build(info.address.rpc_url())
             .map_err(|error| bad("address").because(error))?;
         Ok(Self { http, place })
@@ -106,9 +125,10 @@ impl Client {
     /// step the method gave.
     pub async fn call<R: DeserializeOwned>(
         &self,
-        method: &str,
+        method: Method,
         params: impl Serialize,
     ) -> Result<R, ExitError> {
+        let method = method.name;
         let params = to_raw_value(&params).map_err(|error| {
             ExitError::new(ExitCode::BadInput, format!("the parameters of {method}")).because(error)
         })?;
@@ -126,10 +146,11 @@ impl Client {
         match error {
             Error::Call(error) => decode_error(&error),
             Error::Transport(error) => match error.downcast_ref::<TransportError>() {
-                Some(TransportError::Rejected { status_code: 401 }) => {
-                    ExitError::new(ExitCode::Refused, format!("the API at {place} refuses the token"))
-                        .next("copy the `token` file of the running process again")
-                }
+                Some(TransportError::Rejected { status_code }) => ExitError::new(
+                    ExitCode::Failure,
+                    format!("{place} answers with HTTP status {status_code}"),
+                )
+                .next("check that the address is that of a sealfarm process, not of another server"),
                 _ => ExitError::new(ExitCode::Unreachable, format!("no API answers at {place}"))
                     .because(error)
                     .next("start the process with `run`, or look at the end of its log"),

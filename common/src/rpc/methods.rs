@@ -16,7 +16,23 @@ use crate::token::Permission;
 const METHOD_FAILED: i32 = 1;
 const INVALID_PARAMS: i32 = -32602;
 
-/// A table of methods. Parameters are a list or an object; one without parameters takes `()`.
+/// A method's name, and what a caller's token must allow. An API lists all of its own in one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Method {
+    /// As in the request.
+    pub name: &'static str,
+    /// What the token must list.
+    pub permission: Permission,
+}
+
+impl Method {
+    /// A method of a table.
+    pub const fn new(name: &'static str, permission: Permission) -> Self {
+        Self { name, permission }
+    }
+}
+
+/// Methods with what they do. Parameters are a list or an object; one without parameters takes `()`.
 #[derive(Debug)]
 pub struct Methods {
     module: RpcModule<()>,
@@ -35,13 +51,13 @@ impl Methods {
         Self::default()
     }
 
-    /// Adds a method that bearers of a token with `permission` may call. An error keeps its exit code
-    /// and next step on the way to the caller's command line.
+    /// Adds a method. An error keeps its exit code and next step on the way to the caller's command
+    /// line.
     ///
     /// # Panics
     /// When the name is taken: the table is written once, in code.
     #[must_use]
-    pub fn with<P, R, H, F>(mut self, name: &'static str, permission: Permission, handle: H) -> Self
+    pub fn with<P, R, H, F>(mut self, method: Method, handle: H) -> Self
     where
         P: DeserializeOwned + Send,
         R: Serialize,
@@ -59,10 +75,15 @@ impl Methods {
             }
         };
         self.module
-            .register_async_method::<Result<Value, ErrorObjectOwned>, _, _>(name, callback)
+            .register_async_method::<Result<Value, ErrorObjectOwned>, _, _>(method.name, callback)
             .expect("every method of the table has a name of its own");
-        self.permissions.insert(name, permission);
+        self.permissions.insert(method.name, method.permission);
         self
+    }
+
+    /// What was added, by name.
+    pub fn iter(&self) -> impl Iterator<Item = Method> {
+        self.permissions.iter().map(|(name, permission)| Method::new(name, *permission))
     }
 
     /// What a caller of `name` needs; `None` where there is no such method.

@@ -1,19 +1,28 @@
-//! JSON-RPC over HTTP between a process and its own command line: `POST /rpc/v0`, `POST /rpc/v1`,
-//! `GET /healthz`.
+//! What a process serves over HTTP: JSON-RPC for its command line and its workers (`POST /rpc/v0`,
+//! `POST /rpc/v1`, `GET /healthz`), a web page, metrics, bulk data; and the client of the first.
 //!
 //! A process keeps the files `token`, `api` and a secret in its repository directory, as Lotus's
-//! do; its command line reads the first two. What the methods do is the caller's: nothing
-//! here knows a miner from an agent.
+//! do; its command line reads the first two. What the methods do is the caller's.
 
+mod access;
+mod auth;
 mod client;
+mod listen;
 mod methods;
+pub mod metrics;
+pub mod page;
+mod ports;
 mod repo;
 mod server;
 #[cfg(test)]
 mod tests;
 
+pub use access::{Access, Denied, Keys};
+pub use auth::{AuthCommand, AuthPlace};
 pub use axum::Router;
 pub use client::Client;
-pub use methods::Methods;
-pub use repo::{create_token, ensure_secret, ensure_secret_in, publish_address, read_secret};
-pub use server::{Health, bind, router, serve};
+pub use listen::{bind, serve};
+pub use methods::{Method, Methods};
+pub use ports::{Ports, Services, address_for_others};
+pub use repo::{create_token, ensure_secret, publish_address, read_secret, replace_secret};
+pub use server::{Health, router};

@@ -5,29 +5,22 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use jiff::Timestamp;
+
 use crate::exit::{ExitCode, ExitError};
 use crate::token::{ApiAddress, Permission, Secret, Token};
 
-/// What tokens are signed with, unless the process names another file; stays with the process.
-const SECRET_FILE: &str = "token-secret";
 /// A token that allows everything, for the process's own command line.
 pub(super) const TOKEN_FILE: &str = "token";
 /// Where the running process listens, as a multiaddr.
 pub(super) const API_FILE: &str = "api";
 
-/// Reads the secret of the repository, or makes it and the admin's `token` where there is none.
+/// Reads the secret of the repository in `file`, or makes it and the admin's `token` where there is
+/// none.
 ///
 /// # Errors
 /// When the files cannot be read or written, or the secret is damaged; each names the file.
-pub fn ensure_secret(repo: &Path) -> Result<Secret, ExitError> {
-    ensure_secret_in(repo, SECRET_FILE)
-}
-
-/// [`ensure_secret`] for a repository whose secret is in a file of another name.
-///
-/// # Errors
-/// As [`ensure_secret`].
-pub fn ensure_secret_in(repo: &Path, file: &str) -> Result<Secret, ExitError> {
+pub fn ensure_secret(repo: &Path, file: &str) -> Result<Secret, ExitError> {
     let path = repo.join(file);
     let secret = match fs::read_to_string(&path) {
         Ok(text) => decode_secret(&path, &text)
@@ -39,7 +32,7 @@ pub fn ensure_secret_in(repo: &Path, file: &str) -> Result<Secret, ExitError> {
         }
         Err(e) => return Err(cannot("read", &path, e)),
     };
-    let token = create_token(&secret, Permission::Admin);
+    let token = create_token(&secret, Permission::Admin, None);
     put(&repo.join(TOKEN_FILE), 0o600, token.expose())?;
     Ok(secret)
 }
@@ -49,13 +42,20 @@ pub fn ensure_secret_in(repo: &Path, file: &str) -> Result<Secret, ExitError> {
 /// # Errors
 /// When the file is missing, cannot be read or is damaged; each names it.
 pub fn read_secret(repo: &Path, file: &str) -> Result<Secret, ExitError> {
-    let path = repo.join(file);
-    let text = fs::read_to_string(&path).map_err(|e| {
+    read_secret_file(&repo.join(file))
+}
+
+/// Reads the secret in this file.
+///
+/// # Errors
+/// When the file is missing, cannot be read or is damaged; each names it.
+pub(super) fn read_secret_file(path: &Path) -> Result<Secret, ExitError> {
+    let text = fs::read_to_string(path).map_err(|e| {
         ExitError::new(ExitCode::Failure, format!("cannot read {}", path.display()))
             .because(e)
             .next("put the file back: no other secret fits the tokens that were given out")
     })?;
-    decode_secret(&path, &text)
+    decode_secret(path, &text)
 }
 
 fn decode_secret(path: &Path, text: &str) -> Result<Secret, ExitError> {
@@ -63,9 +63,21 @@ fn decode_secret(path: &Path, text: &str) -> Result<Secret, ExitError> {
         .map_err(|e| ExitError::new(ExitCode::BadInput, format!("{} is damaged", path.display())).because(e))
 }
 
-/// A token that allows `permission` and what is weaker.
-pub fn create_token(secret: &Secret, permission: Permission) -> Token {
-    secret.create_token(permission.and_weaker())
+/// A token that allows `permission` and what is weaker: for ever, or up to `until`.
+pub fn create_token(secret: &Secret, permission: Permission, until: Option<Timestamp>) -> Token {
+    secret.create_token(permission.and_weaker(), until)
+}
+
+/// Replaces the secret in `file` and the admin's `token`: every token given out before is refused.
+///
+/// # Errors
+/// When there is no secret, or the files cannot be written; each names the file.
+pub fn replace_secret(repo: &Path, file: &str) -> Result<(), ExitError> {
+    read_secret(repo, file)?;
+    let secret = Secret::from_random(rand::random());
+    put(&repo.join(file), 0o600, &secret.to_hex())?;
+    let token = create_token(&secret, Permission::Admin, None);
+    put(&repo.join(TOKEN_FILE), 0o600, token.expose())
 }
 
 /// Writes where the API listens, for the command line to find.

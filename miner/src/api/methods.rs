@@ -10,7 +10,6 @@ use sealfarm_common::job::AgentId;
 use sealfarm_common::membership::{FarmInfo, Members};
 use sealfarm_common::rpc::Methods;
 use sealfarm_common::sector::{ProverKind, SectorNumber};
-use sealfarm_common::token::Permission;
 use sealfarm_nats::bus::{Bus, BusError, Message};
 use sealfarm_nats::subjects::Hub;
 use sealfarm_nats::wire::{self, SectorEvent};
@@ -43,20 +42,26 @@ pub struct Context {
     pub farm: FarmInfo,
 }
 
-/// Names of the methods, for both sides.
+/// The methods and what each asks of a token, for both sides.
 pub mod method {
+    use sealfarm_common::rpc::Method;
+    use sealfarm_common::token::Permission::{Read, Write};
+
     /// Takes [`super::PledgeParams`], answers [`super::Pledged`].
-    pub const PLEDGE: &str = "Sealfarm.SectorsPledge";
+    pub const PLEDGE: Method = Method::new("Sealfarm.SectorsPledge", Write);
     /// Takes [`super::SectorParams`], answers nothing.
-    pub const RETRY: &str = "Sealfarm.SectorsRetry";
+    pub const RETRY: Method = Method::new("Sealfarm.SectorsRetry", Write);
     /// Takes [`super::ListParams`], answers the [`super::SectorRow`]s.
-    pub const SECTORS: &str = "Sealfarm.SectorsList";
+    pub const SECTORS: Method = Method::new("Sealfarm.SectorsList", Read);
     /// Takes [`super::SectorParams`], answers [`super::SectorDetail`].
-    pub const STATUS: &str = "Sealfarm.SectorsStatus";
+    pub const STATUS: Method = Method::new("Sealfarm.SectorsStatus", Read);
     /// Answers the [`super::AgentRow`]s.
-    pub const AGENTS: &str = "Sealfarm.AgentsList";
+    pub const AGENTS: Method = Method::new("Sealfarm.AgentsList", Read);
     /// Answers [`super::Info`].
-    pub const INFO: &str = "Sealfarm.Info";
+    pub const INFO: Method = Method::new("Sealfarm.Info", Read);
+
+    /// All of them.
+    pub const ALL: [Method; 6] = [PLEDGE, RETRY, SECTORS, STATUS, AGENTS, INFO];
 }
 
 /// `Sealfarm.SectorsPledge`.
@@ -110,39 +115,44 @@ fn unread(bus: BusError) -> ExitError {
 }
 
 /// Every method with the permission its caller needs.
-pub fn methods(context: Context) -> Methods {
-    let context = Arc::new(context);
-    let (pledge, retry, sectors, status, agents, info) =
-        (context.clone(), context.clone(), context.clone(), context.clone(), context.clone(), context);
+pub fn methods(context: &Arc<Context>) -> Methods {
+    let (pledge, retry, sectors, status, agents, info) = (
+        context.clone(),
+        context.clone(),
+        context.clone(),
+        context.clone(),
+        context.clone(),
+        context.clone(),
+    );
     Methods::new()
-        .with(method::PLEDGE, Permission::Write, move |PledgeParams { count }| {
+        .with(method::PLEDGE, move |PledgeParams { count }| {
             let context = pledge.clone();
             async move { context.handle.pledge(count).await.map(|sectors| Pledged { sectors }).map_err(refused) }
         })
-        .with(method::RETRY, Permission::Write, move |SectorParams { number, .. }| {
+        .with(method::RETRY, move |SectorParams { number, .. }| {
             let context = retry.clone();
             async move { context.handle.retry(number).await.map_err(refused) }
         })
-        .with(method::SECTORS, Permission::Read, move |ListParams { events }| {
+        .with(method::SECTORS, move |ListParams { events }| {
             let context = sectors.clone();
             async move { context.list(events).await }
         })
-        .with(method::STATUS, Permission::Read, move |SectorParams { number, log }| {
+        .with(method::STATUS, move |SectorParams { number, log }| {
             let context = status.clone();
             async move { context.status(number, log).await }
         })
-        .with(method::AGENTS, Permission::Read, move |_: IgnoredAny| {
+        .with(method::AGENTS, move |_: IgnoredAny| {
             let context = agents.clone();
             async move { context.agents().await }
         })
-        .with(method::INFO, Permission::Read, move |_: IgnoredAny| {
+        .with(method::INFO, move |_: IgnoredAny| {
             let context = info.clone();
             async move { context.info().await }
         })
 }
 
 impl Context {
-    async fn list(&self, events: bool) -> Result<Vec<SectorRow>, ExitError> {
+    pub(super) async fn list(&self, events: bool) -> Result<Vec<SectorRow>, ExitError> {
         let records = self.handle.sectors().await.map_err(refused)?;
         if !events {
             return Ok(records.iter().map(|record| SectorRow::new(record, 0)).collect());
@@ -170,7 +180,7 @@ impl Context {
         self.bus.stored(&hub.events_stream(), &hub.history(number), HISTORY_MAX).await
     }
 
-    async fn agents(&self) -> Result<Vec<AgentRow>, ExitError> {
+    pub(super) async fn agents(&self) -> Result<Vec<AgentRow>, ExitError> {
         let mut in_flight: BTreeMap<AgentId, u32> = BTreeMap::new();
         match self.handle.sectors().await {
             Ok(records) => {
@@ -192,7 +202,7 @@ impl Context {
             .collect())
     }
 
-    async fn info(&self) -> Result<Info, ExitError> {
+    pub(super) async fn info(&self) -> Result<Info, ExitError> {
         let overview = match self.handle.overview().await {
             Ok(overview) => overview,
             Err(CommandError::Standby) => Overview::default(),

@@ -1,8 +1,10 @@
-//! The API: JSON-RPC 2.0 over HTTP for the miner's own command line and for others with a token.
+//! What the miner serves: JSON-RPC 2.0 over HTTP for its own command line and for others with a token,
+//! and a web page.
 //!
 //! It asks the driver through its handle and changes nothing itself.
 
 pub mod methods;
 pub mod views;
+pub mod web;
 
 pub use self::methods::{Context, method, methods};

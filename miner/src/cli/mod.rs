@@ -1,5 +1,6 @@
 //! The command line. Data goes to stdout, everything else to stderr; one file a subcommand.
 
+mod auth;
 mod config;
 mod hub_config;
 mod init;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
+use sealfarm_common::rpc::AuthCommand;
 use sealfarm_common::sector::SectorNumber;
 use sealfarm_common::telemetry::{self, LogFormat};
 use serde::Serialize;
@@ -57,6 +59,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Tokens for the miner's API: made, shown, revoked.
+    #[command(subcommand)]
+    Auth(AuthCommand),
     /// The configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -138,6 +143,7 @@ impl Cli {
             Command::Init(args) => init::run(&repo, *args),
             Command::HubConfig(args) => hub_config::run(&repo, &args),
             Command::Run => block_on(run::run(repo)),
+            Command::Auth(command) => auth::run(&repo, &command),
             Command::Config(command) => config::run(&repo, &command),
             Command::Info { json } => block_on(show::info(&repo, json)),
             Command::Agents(Agents::List { json }) => block_on(show::agents(&repo, json)),

@@ -5,13 +5,13 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use sealfarm_common::exit::{ExitCode, ExitError};
-use sealfarm_common::rpc;
-use sealfarm_common::token::{ApiAddress, Secret};
+use sealfarm_common::rpc::{self, Keys};
+use sealfarm_common::token::ApiAddress;
 
 use crate::settings::CONFIG_FILE;
 
 /// What tokens are signed with, as hex.
-const SECRET_FILE: &str = "secret";
+pub(super) const SECRET_FILE: &str = "secret";
 /// The embedded chain's journal.
 const DEV_CHAIN_DIR: &str = "devchain";
 
@@ -64,13 +64,14 @@ impl Repo {
             .next("make one with `sealfarm-miner init`, or name it with --repo or LOTUS_STORAGE_PATH"))
     }
 
-    /// What tokens are signed with.
+    /// What tokens are verified with.
     ///
     /// # Errors
-    /// When this is no repository, or the file is missing or no secret.
-    pub fn secret(&self) -> Result<Secret, ExitError> {
+    /// When this is no repository, or the secret's file is missing or damaged.
+    pub fn keys(&self) -> Result<Keys, ExitError> {
         self.check()?;
-        rpc::read_secret(&self.dir, SECRET_FILE)
+        rpc::read_secret(&self.dir, SECRET_FILE)?;
+        Ok(Keys::of_file(self.dir.join(SECRET_FILE)))
     }
 
     /// Makes the whole directory, or nothing: beside, then renamed. `fill` puts into it what else
@@ -93,7 +94,7 @@ impl Repo {
         let beside = self.dir.with_file_name(format!(".{name}.init-{}", std::process::id()));
         let made = configure(&beside, config)
             .map_err(|error| cannot_make(&self.dir, error))
-            .and_then(|()| rpc::ensure_secret_in(&beside, SECRET_FILE))
+            .and_then(|()| rpc::ensure_secret(&beside, SECRET_FILE))
             .and_then(|_| rpc::publish_address(&beside, api))
             .and_then(|()| fill(&beside))
             .and_then(|()| fs::rename(&beside, &self.dir).map_err(|error| cannot_make(&self.dir, error)));
@@ -142,7 +143,8 @@ mod tests {
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
         let token = fs::read_to_string(repo.dir().join("token")).unwrap();
-        assert_eq!(repo.secret().unwrap().verify_token(token.trim()).unwrap(), Permission::ALL);
+        let secret = rpc::read_secret(repo.dir(), SECRET_FILE).unwrap();
+        assert_eq!(secret.verify_token(token.trim(), jiff::Timestamp::now()).unwrap(), Permission::ALL);
         let api = fs::read_to_string(repo.dir().join("api")).unwrap();
         assert_eq!(api, "/ip4/127.0.0.1/tcp/2345/http\n");
         let names = fs::read_dir(dir.path().join("a")).unwrap().count();
@@ -162,7 +164,7 @@ mod tests {
     #[test]
     fn a_directory_without_a_repository_is_answered_with_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
-        let error = Repo::at(Some(dir.path().to_owned())).unwrap().secret().unwrap_err();
+        let error = Repo::at(Some(dir.path().to_owned())).unwrap().keys().unwrap_err();
         assert_eq!(error.code, ExitCode::NotFound);
         assert!(error.next.unwrap().contains("sealfarm-miner init"));
     }

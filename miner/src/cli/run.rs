@@ -1,22 +1,18 @@
 //! `sealfarm-miner run`: connect, bind, begin, serve; and end in order.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sealfarm_common::clock::Clock;
-use sealfarm_common::configuration::Loaded;
 use sealfarm_common::etcd::{Etcd, EtcdError, Leadership};
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::readiness;
-use sealfarm_common::rpc::{self, Router};
+use sealfarm_common::rpc::{self, Health, Ports, Router, Services};
 use sealfarm_common::sector::ProverKind;
 use sealfarm_common::shutdown;
-use sealfarm_common::token::ApiAddress;
 use sealfarm_nats::bus::Bus;
-use sealfarm_nats::connect::{self, ConnectError};
+use sealfarm_nats::connect::{self, ConnectError, State};
 use sealfarm_nats::jetstream::JetStreamBus;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -47,11 +43,12 @@ pub(super) async fn run(repo: Repo) -> Result<(), ExitError> {
     let endpoints = settings.seal_agent.endpoints(loaded.file.as_deref()).map_err(config::refused)?;
     let verifier = verifier::verifier_for(settings.farm.prover, settings.farm.sector_size.seal_proof())
         .map_err(no_verifier)?;
-    let secret = repo.secret()?;
-    let listeners = Listeners::bind(&loaded).await?;
+    let keys = repo.keys()?;
+    let addresses = settings.seal_agent.serve_addresses(loaded.file.as_deref()).map_err(config::refused)?;
+    let ports = Ports::bind(&settings.api, &addresses).await?;
 
     let client = connect::connect(&settings.nats_address(repo.dir())).await.map_err(no_nats)?;
-    let bus: Arc<dyn Bus> = Arc::new(JetStreamBus::new(client, settings.nats.replicas));
+    let bus: Arc<dyn Bus> = Arc::new(JetStreamBus::new(client.clone(), settings.nats.replicas));
     let etcd = Etcd::connect(&endpoints).await.map_err(no_etcd)?;
     let farm = settings.farm_info();
     etcd.create_farm(&farm).await.map_err(no_etcd)?;
@@ -61,7 +58,7 @@ pub(super) async fn run(repo: Repo) -> Result<(), ExitError> {
 
     // The election outlives the driver: another miner must not begin while this one still stores.
     let resign = CancellationToken::new();
-    let candidate = format!("{}@{}", listeners.api, std::process::id());
+    let candidate = format!("{}@{}", ports.advertised(), std::process::id());
     let election = etcd.campaign(farm.miner, candidate, settings.election.ttl, resign.clone());
     let (handle, driver) = Driver::new(Parts {
         bus: bus.clone(),
@@ -78,9 +75,14 @@ pub(super) async fn run(repo: Repo) -> Result<(), ExitError> {
     let driving = tokio::spawn(driver.run());
     let context =
         api::Context { handle, bus, chain: chain.clone(), members, leadership: election.leadership(), farm };
-    let router = rpc::router(Arc::new(api::methods(context)), secret, Arc::new(|| Ok(())));
-    rpc::publish_address(repo.dir(), &ApiAddress::of_socket(listeners.api))?;
-    let serving = listeners.serve(router, &stop);
+    let context = Arc::new(context);
+    let services = Services {
+        api: rpc::router(Arc::new(api::methods(&context)), keys, health(client)),
+        web: api::web::router(&context),
+        bulk: Router::new(),
+    };
+    rpc::publish_address(repo.dir(), &ports.api_address())?;
+    let serving = ports.serve(services, &stop);
     let ((), served) = tokio::join!(announce(election.leadership(), stop.clone()), serving);
     stop.cancel();
     // Where the driver panicked, its panic has been printed.
@@ -114,71 +116,11 @@ fn leads(now: &Leadership) -> bool {
     matches!(now, Leadership::Leader { .. })
 }
 
-/// The ports of the miner that something is served on.
-struct Listeners {
-    api: SocketAddr,
-    bound: Vec<TcpListener>,
-}
-
-impl Listeners {
-    async fn bind(loaded: &Loaded<Settings>) -> Result<Self, ExitError> {
-        let settings = &loaded.value;
-        let wanted = settings
-            .api
-            .listen_address
-            .socket_addr()
-            .map_err(|e| ExitError::new(ExitCode::BadInput, format!("[API] ListenAddress: {e}")))?;
-        let advertised =
-            settings.seal_agent.serve_addresses(loaded.file.as_deref()).map_err(config::refused)?.api;
-        let first = bind(wanted, "[API] ListenAddress").await?;
-        let api = first
-            .local_addr()
-            .map_err(|e| ExitError::new(ExitCode::Failure, "the API has no address").because(e))?;
-        let mut bound = vec![first];
-        if advertised != api {
-            bound.push(bind(advertised, "[SealAgent] ServePort").await?);
-        }
-        Ok(Self { api, bound })
-    }
-
-    /// Serves on all of them until `stop`.
-    fn serve(self, router: Router, stop: &CancellationToken) -> impl Future<Output = Result<(), ExitError>> {
-        let mut servers = tokio::task::JoinSet::new();
-        for listener in self.bound {
-            servers.spawn(rpc::serve(listener, router.clone(), stop.clone()));
-        }
-        let stop = stop.clone();
-        async move {
-            while let Some(ended) = servers.join_next().await {
-                match ended {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => {
-                        stop.cancel();
-                        return Err(
-                            ExitError::new(ExitCode::Failure, "the API cannot be served").because(error)
-                        );
-                    }
-                    Err(error) => {
-                        stop.cancel();
-                        return Err(ExitError::new(ExitCode::Failure, "the API broke").because(error));
-                    }
-                }
-            }
-            Ok(())
-        }
-    }
-}
-
-/// Binds the address that `key` of the configuration names.
-async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, ExitError> {
-    rpc::bind(address).await.map_err(|error| {
-        let next = match error.code {
-            ExitCode::PortInUse => {
-                format!("end what uses port {}, or set {key} to another", address.port())
-            }
-            _ => format!("set {key} to an address of this machine"),
-        };
-        error.next(next)
+/// Wrong where the hub is not connected: nothing can be stored then.
+fn health(hub: connect::Client) -> Health {
+    Arc::new(move || match hub.connection_state() {
+        State::Connected => Ok(()),
+        _ => Err("the hub's NATS is not connected".to_owned()),
     })
 }
 

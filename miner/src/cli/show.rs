@@ -18,7 +18,7 @@ use crate::api::methods::{ListParams, PledgeParams, Pledged, SectorParams};
 use crate::api::views::{AgentRow, Info, NULL_NOTICE, SectorDetail, SectorRow};
 
 /// Where a miner is that has no repository here: `TOKEN:ADDRESS`.
-const API_INFO: &str = "STORAGE_API_INFO";
+pub(super) const API_INFO: &str = "STORAGE_API_INFO";
 
 /// To the miner that the environment names, or else to the repository's.
 fn client(repo: &Repo) -> Result<Client, ExitError> {

@@ -1,0 +1,248 @@
+//! What a miner and an agent serve over HTTP, as real processes: tokens, ports, pages, files; and how
+//! fast they stop.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use sealfarm_common::rpc::Method;
+use sealfarm_common::token::{ApiInfo, Permission};
+use sealfarm_tests::harness::{Scratch, Tools};
+use serde_json::{Value, json};
+use xtask::farm::{self, Farm, FarmOptions};
+use xtask::process::{self, Finished};
+use xtask::wait;
+
+/// The longest any of these may take; they take seconds.
+const LIMIT: Duration = Duration::from_secs(120);
+/// The longest an idle process may take to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+fn farm(name: &str, workers: usize) -> Farm {
+    let options = FarmOptions {
+        prover: "null".to_owned(),
+        agents: 1,
+        workers,
+        epoch_duration: "50ms".to_owned(),
+        challenge_delay: 1,
+        ..FarmOptions::default()
+    };
+    Farm::start(&Tools::locate().unwrap(), &Scratch::new(name).unwrap(), &options, |_| ()).unwrap()
+}
+
+/// A miner or an agent of the farm: its program, its repository, and the variable that names it.
+#[derive(Clone, Copy)]
+struct Served<'a> {
+    farm: &'a Farm,
+    binary: &'static str,
+    repo: &'a Path,
+    variable: &'static str,
+}
+
+impl<'a> Served<'a> {
+    fn both(farm: &'a Farm) -> [Self; 2] {
+        let (miner, agent) = (farm.miner_repo.as_path(), farm.sites[0].repo.as_path());
+        [
+            Served { farm, binary: "sealfarm-miner", repo: miner, variable: "STORAGE_API_INFO" },
+            Served { farm, binary: "sealfarm-agent", repo: agent, variable: "AGENT_API_INFO" },
+        ]
+    }
+
+    fn run(&self, arguments: &[&str]) -> Finished {
+        let mut command = farm::command(self.binary).unwrap();
+        command.arg("--repo").arg(self.repo).args(arguments);
+        process::run("served", self.farm.scratch(), &mut command, LIMIT).unwrap()
+    }
+
+    fn token(&self, permission: Permission) -> String {
+        let token = self.run(&["auth", "create-token", "--perm", permission.as_str()]).success().unwrap();
+        token.trim().to_owned()
+    }
+
+    /// What `auth api-info` prints, without the variable's name.
+    fn api_info(&self, permission: Permission) -> ApiInfo {
+        let line = self.run(&["auth", "api-info", "--perm", permission.as_str()]).success().unwrap();
+        line.trim().strip_prefix(&format!("{}=", self.variable)).unwrap().parse().unwrap()
+    }
+
+    /// Status and body of a call, as any HTTP client sees them.
+    fn post(&self, method: &str, token: Option<&str>) -> (u16, Value) {
+        let url = self.api_info(Permission::Read).address.rpc_url();
+        let mut request = http().post(url).header("content-type", "application/json");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        // Parameters that no method takes: what is allowed fails behind the check, without an effect.
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"nobody": "knows"}});
+        let mut answer = request.send(body.to_string()).unwrap();
+        let text = answer.body_mut().read_to_string().unwrap();
+        (answer.status().as_u16(), serde_json::from_str(&text).unwrap())
+    }
+
+    /// The advertised address, `above` the first port of it.
+    fn url(&self, above: u16, path: &str) -> String {
+        let shown = self.run(&["config", "show", "--json"]).success().unwrap();
+        let shown: Value = serde_json::from_str(&shown).unwrap();
+        let port = shown["SealAgent.ServePort"]["value"].as_u64().unwrap();
+        format!("http://127.0.0.1:{}{path}", port + u64::from(above))
+    }
+}
+
+fn http() -> ureq::Agent {
+    let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None);
+    config.timeout_global(Some(Duration::from_secs(10))).build().into()
+}
+
+fn get(url: &str, headers: &[(&str, &str)]) -> (u16, String) {
+    let mut request = http().get(url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut answer = request.call().unwrap();
+    (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
+}
+
+#[test]
+fn every_method_refuses_every_token_below_its_permission_with_401_naming_both() {
+    let farm = farm("http-methods", 0);
+    let tables: [&[Method]; 2] = [&sealfarm_miner::api::method::ALL, &sealfarm_agent::api::method::ALL];
+    for (served, methods) in Served::both(&farm).into_iter().zip(tables) {
+        let tokens = Permission::ALL.map(|level| (level, served.token(level)));
+        for method in methods {
+            let (status, body) = served.post(method.name, None);
+            assert_eq!(status, 401, "{} without a token: {body}", method.name);
+            assert_eq!(body["error"]["data"]["need"], method.permission.as_str(), "{body}");
+            for (level, token) in &tokens {
+                let (status, body) = served.post(method.name, Some(token));
+                if *level >= method.permission {
+                    assert_eq!(status, 200, "{} with {level}: {body}", method.name);
+                    continue;
+                }
+                assert_eq!(status, 401, "{} with {level}: {body}", method.name);
+                let message = body["error"]["message"].as_str().unwrap();
+                let named = [method.permission.as_str(), level.as_str(), method.name];
+                assert!(named.iter().all(|part| message.contains(part)), "{message}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_api_info_prints_reaches_the_process_until_it_is_revoked() {
+    let farm = farm("http-revoke", 0);
+    for served in Served::both(&farm) {
+        let info = served.api_info(Permission::Read);
+        let token = info.token.as_ref().unwrap().expose().to_owned();
+        let method = if served.variable == "AGENT_API_INFO" { "Sealfarm.TasksList" } else { "Sealfarm.Info" };
+        assert_eq!(served.post(method, Some(&token)).0, 200);
+        served.run(&["auth", "revoke"]).success().unwrap();
+        let (status, body) = served.post(method, Some(&token));
+        assert_eq!(status, 401, "{body}");
+        let message = body["error"]["message"].as_str().unwrap();
+        assert!(message.contains("from before `auth revoke`") && message.contains("`read`"), "{message}");
+        // The process's own command line goes on with the new `token`.
+        served.run(&["info"]).success().unwrap();
+    }
+    let elsewhere = farm.scratch().dir("elsewhere").unwrap();
+    let info = Served::both(&farm)[0].api_info(Permission::Read).expose();
+    let miner = |arguments: &[&str]| {
+        let mut command = farm::command("sealfarm-miner").unwrap();
+        command.arg("--repo").arg(&elsewhere).env("STORAGE_API_INFO", &info).args(arguments);
+        process::run("elsewhere", farm.scratch(), &mut command, LIMIT).unwrap()
+    };
+    miner(&["info"]).success().unwrap();
+    let refused = miner(&["sectors", "pledge"]);
+    assert_eq!(refused.status.code(), Some(6), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("need `write`") && refused.stderr.contains("`read`"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn an_expired_token_is_refused_with_both_times() {
+    let farm = farm("http-expired", 0);
+    let [served, _] = Served::both(&farm);
+    let secret = sealfarm_common::rpc::read_secret(served.repo, "secret").unwrap();
+    let ended = "2020-01-01T00:00:00Z".parse().unwrap();
+    let token = sealfarm_common::rpc::create_token(&secret, Permission::Admin, Some(ended));
+    let (status, body) = served.post("Sealfarm.Info", Some(token.expose()));
+    let message = body["error"]["message"].as_str().unwrap();
+    assert_eq!(status, 401);
+    assert!(message.contains("expired at 2020-01-01T00:00:00Z") && message.contains("clock"), "{message}");
+}
+
+#[test]
+fn each_port_serves_what_it_is_for() {
+    let farm = farm("http-ports", 1);
+    farm.miner_command(&["sectors", "pledge", "--count", "2"]).unwrap().success().unwrap();
+    let rows = wait::until(LIMIT, "both sectors Proving", || -> Result<_> {
+        let rows = farm.sectors()?;
+        ensure!(rows.iter().filter(|row| row.state == "Proving").count() == 2, "{rows:?}");
+        Ok(rows)
+    })
+    .unwrap();
+    let [miner, agent] = Served::both(&farm);
+    for served in [miner, agent] {
+        assert_eq!(get(&served.url(0, "/healthz"), &[]).0, 200);
+    }
+    let (_, page) = get(&miner.url(1, "/"), &[]);
+    let shown = ["miner t01000", "<td>Proving</td><td>2</td>", "<td>site-1</td><td>live</td>", "NULL PROVER"];
+    assert!(shown.iter().all(|part| page.contains(part)), "{page}");
+    let (_, page) = get(&agent.url(1, "/"), &[]);
+    let shown = ["agent site-1", "site-1-worker-1", "Store: 2 sectors", "Tasks"];
+    assert!(shown.iter().all(|part| page.contains(part)), "{page}");
+    let (_, metrics) = get(&miner.url(1, "/metrics"), &[]);
+    assert!(metrics.contains("sealfarm_sectors{state=\"Proving\"} 2\n"), "{metrics}");
+    assert!(metrics.contains("sealfarm_agents{state=\"live\"} 1\n"), "{metrics}");
+    let (_, metrics) = get(&agent.url(1, "/metrics"), &[]);
+    assert!(metrics.contains("sealfarm_workers{task=\"commit-2\"} 1\n"), "{metrics}");
+
+    let manifest = agent.url(100, &format!("/store/manifest/s-t01000-{}.json", rows[0].number));
+    let (status, body) = get(&manifest, &[]);
+    assert!(status == 401 && body.contains("`read`"), "{status} {body}");
+    let bearer = format!("Bearer {}", agent.token(Permission::Read));
+    let (status, body) = get(&manifest, &[("authorization", &bearer)]);
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["sector"]["number"], rows[0].number);
+    let (status, part) = get(&manifest, &[("authorization", &bearer), ("range", "bytes=0-0")]);
+    assert_eq!((status, part.as_str()), (206, "{"));
+    assert_eq!(get(&agent.url(100, "/store/sealfarm-store.json"), &[("authorization", &bearer)]).0, 403);
+}
+
+#[test]
+fn a_port_that_is_taken_ends_the_start_with_its_own_code_and_is_named() {
+    let mut farm = farm("http-taken", 0);
+    let ports = Served::both(&farm).map(|served| {
+        [0, 1, 100].map(|above| served.url(above, "").rsplit(':').next().unwrap().parse::<u16>().unwrap())
+    });
+    farm.miner.take().unwrap().stop(LIMIT).unwrap();
+    farm.sites[0].agent.take().unwrap().stop(LIMIT).unwrap();
+    for (served, ports) in Served::both(&farm).into_iter().zip(ports) {
+        for port in ports {
+            let _holder = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
+            let refused = served.run(&["run"]);
+            assert_eq!(refused.status.code(), Some(7), "{}", refused.stderr);
+            let named = [format!("port {port}"), "ServePort".to_owned(), "next:".to_owned()];
+            assert!(named.iter().all(|part| refused.stderr.contains(part)), "{}", refused.stderr);
+        }
+    }
+}
+
+#[test]
+fn idle_processes_stop_at_once() {
+    let mut farm = farm("http-stop", 1);
+    let site = &mut farm.sites[0];
+    let processes = [site.workers.remove(0), site.agent.take().unwrap(), farm.miner.take().unwrap()];
+    for process in processes {
+        let (name, started) = (process.name().to_owned(), Instant::now());
+        let status = process.stop(LIMIT).unwrap();
+        let took = started.elapsed();
+        assert!(status.success(), "{name}: {status}");
+        assert!(took < STOP_LIMIT, "{name} took {took:?}");
+    }
+}
