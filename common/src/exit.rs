@@ -28,7 +28,7 @@ pub enum ExitCode {
     PortInUse = 7,
     /// The store is missing, read-only, too small or damaged.
     Store = 8,
-    /// Proof parameters are missing or truncated.
+    /// Proof parameters are missing, wrong or cannot be made.
     Parameters = 9,
     /// Stopped by a second signal, without waiting for what was running.
     Interrupted = 130,

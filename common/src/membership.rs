@@ -48,15 +48,39 @@ pub struct FarmInfo {
     pub proof: SealProof,
     /// The prover its results must come from.
     pub prover: ProverKind,
+    /// The chain its proofs go to.
+    #[serde(default)]
+    pub chain: ChainKind,
+}
+
+/// Which chain a farm's proofs go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChainKind {
+    /// The dev chain inside the miner: nothing on it is worth anything.
+    #[default]
+    Dev,
+    /// A network, by way of a full node.
+    Lotus,
+}
+
+impl std::fmt::Display for ChainKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Dev => "dev",
+            Self::Lotus => "lotus",
+        })
+    }
 }
 
 impl FarmInfo {
     /// The schema this build speaks.
     pub const SCHEMA: u32 = 1;
 
-    /// A farm of this build's schema; the proof follows from the size.
+    /// A farm of this build's schema on the dev chain; the proof follows from the size.
     pub const fn new(miner: MinerId, sector_size: SectorSize, prover: ProverKind) -> Self {
-        Self { schema: Self::SCHEMA, miner, sector_size, proof: sector_size.seal_proof(), prover }
+        let (schema, proof, chain) = (Self::SCHEMA, sector_size.seal_proof(), ChainKind::Dev);
+        Self { schema, miner, sector_size, proof, prover, chain }
     }
 
     /// Every difference between the farm (`self`) and what `other` expects, both values named;
@@ -68,6 +92,7 @@ impl FarmInfo {
             ("sector size", self.sector_size.to_string(), other.sector_size.to_string()),
             ("proof", self.proof.to_string(), other.proof.to_string()),
             ("prover", self.prover.to_string(), other.prover.to_string()),
+            ("chain", self.chain.to_string(), other.chain.to_string()),
         ];
         let differences: Vec<String> = fields
             .into_iter()

@@ -271,10 +271,10 @@ impl Bus for JetStreamBus {
             ..StreamConfig::default()
         };
         let action = format!("make or update stream {}", spec.name);
-        self.ask_api(&action, &spec.name, async {
+        let made = Box::pin(async {
             self.context.create_or_update_stream(config).await.map(drop).map_err(|e| setup_error(&action, e))
-        })
-        .await
+        });
+        self.ask_api(&action, &spec.name, made).await
     }
 
     async fn ensure_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
@@ -309,9 +309,9 @@ impl Bus for JetStreamBus {
             ..kv::Config::default()
         };
         let action = format!("make or update bucket {}", spec.name);
-        let made = async {
+        let made = Box::pin(async {
             self.context.create_or_update_key_value(config).await.map_err(|e| setup_error(&action, e))
-        };
+        });
         let bucket = self.ask_api(&action, &spec.name, made).await?;
         self.buckets.lock().await.insert(spec.name.clone(), bucket);
         Ok(())

@@ -2,17 +2,14 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use xtask::lock::Lock;
 use xtask::tools::{self, Tool, Tools};
 use xtask::workspace;
 
 /// The only sector size whose real proofs the tests make.
 const SECTOR_SIZE: &str = "2KiB";
-/// The longest another command may take to make parameters before we give up waiting for it.
-const PARAMETERS_LOCK_LIMIT: Duration = Duration::from_secs(60 * 60);
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -94,29 +91,17 @@ pub(crate) fn build_binaries(tools: &Tools) -> Result<()> {
 /// Makes the proof parameters unless they are there and whole.
 pub(crate) fn ensure_parameters(tools: &Tools) -> Result<()> {
     let dir = workspace::parameters_dir()?;
-    let _lock = Lock::take(&dir.join(".lock"), PARAMETERS_LOCK_LIMIT)?;
     let worker = workspace::target_dir().join("debug/sealfarm-worker");
-    let params = |what: &str| -> Result<Command> {
-        let mut command = Command::new(&worker);
-        set_environment(&mut command, tools)?;
-        command.args(["params", what, "--sector-size", SECTOR_SIZE]).stdin(Stdio::null());
-        Ok(command)
-    };
-    let checked = params("check")?
-        .output()
-        .with_context(|| format!("cannot start {}; has the worker been built?", worker.display()))?;
-    if checked.status.success() {
-        return Ok(());
-    }
-    eprintln!("test: making parameters for {SECTOR_SIZE} sectors in {} (once)", dir.display());
-    eprint!("{}", String::from_utf8_lossy(&checked.stderr));
-    let start = Instant::now();
-    // Its data goes where all that is not ours to print goes: standard error.
-    let made = params("generate")?.stdout(std::io::stderr()).status().context("cannot start the worker")?;
+    eprintln!("test: parameters for {SECTOR_SIZE} sectors in {}", dir.display());
+    let mut command = Command::new(&worker);
+    set_environment(&mut command, tools)?;
+    // Its data goes where all that is not ours to print goes: standard error. It waits for another one.
+    command.args(["params", "generate", "--sector-size", SECTOR_SIZE]).stdin(Stdio::null());
+    let made = command.stdout(std::io::stderr()).status();
+    let made = made.with_context(|| format!("cannot start {}; has it been built?", worker.display()))?;
     if !made.success() {
         bail!("`sealfarm-worker params generate --sector-size {SECTOR_SIZE}` ended with {made}");
     }
-    eprintln!("test: made parameters in {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
 }
 

@@ -77,7 +77,7 @@ impl Refusal {
 fn located(root: &Path, path: &str) -> Result<PathBuf, Refusal> {
     let path = Path::new(path);
     let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
-    let first = path.components().next().map(|part| part.as_os_str());
+    let first = path.components().next().map(Component::as_os_str);
     if !plain || !SERVED.iter().any(|served| first == Some((*served).as_ref())) {
         return Err(Refusal::Outside);
     }

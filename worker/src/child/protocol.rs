@@ -93,6 +93,11 @@ pub(crate) enum Answer {
         /// Whether the proof proves.
         valid: bool,
     },
-    /// Parameters or parents are made.
+    /// Parents are made.
     Made,
+    /// Parameters are made.
+    Params {
+        /// The most memory the process had, in bytes; 0 where the system does not say.
+        peak_memory_bytes: u64,
+    },
 }

@@ -10,6 +10,7 @@ use sealfarm_common::failure::{Failure, FailureClass};
 use sealfarm_common::store::Store;
 
 use super::protocol::{Answer, Message, Request};
+use crate::params::generate::peak_memory_bytes;
 use crate::params::{parents, upstream};
 use crate::phase::{self, Opened, store_failure};
 use crate::prover::filecoin::{FilecoinProver, verify_seal};
@@ -71,7 +72,7 @@ fn perform(request: Request) -> Result<Answer, Failure> {
         }
         Request::Params { size } => {
             upstream::generate(size).map_err(|e| Failure::new(FailureClass::Compute, e))?;
-            Ok(Answer::Made)
+            Ok(Answer::Params { peak_memory_bytes: peak_memory_bytes() })
         }
         Request::Parents { proof, parents, building } => {
             parents::build(proof, &parents, &building)?;

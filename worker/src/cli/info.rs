@@ -8,6 +8,7 @@ use sealfarm_common::sector::SectorSize;
 use serde::Serialize;
 
 use super::params::print_json;
+use crate::params::circuits::Circuit;
 use crate::params::{Caches, ParamsError, check};
 use crate::settings::host_name;
 
@@ -83,7 +84,7 @@ pub fn run(args: InfoArgs) -> Result<(), ExitError> {
 fn look(caches: Caches) -> Machine {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let parameters = SectorSize::ALL.into_iter().map(|sector_size| {
-        let (state, problem) = match check(&caches.params, sector_size) {
+        let (state, problem) = match check(&caches.params, Circuit::seal(sector_size)) {
             Ok(_) => ("whole", None),
             Err(ParamsError::Missing { .. }) => ("missing", None),
             Err(error) => ("broken", Some(error.to_string())),

@@ -25,6 +25,7 @@ use super::params::print_json;
 use crate::child::{ChildRunner, this_program};
 use crate::driver::{Driver, Parts};
 use crate::join::Joiner;
+use crate::params::circuits::Circuit;
 use crate::params::{self, Caches};
 use crate::phase;
 use crate::runner::{ByProver, InProcessRunner};
@@ -173,6 +174,9 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
         () = stop.cancelled() => return Ok(()),
         joined = joiner.join(&request) => joined?,
     };
+    if settings.prover == ProverKind::Filecoin && settings.slots.contains_key(&TaskKind::Commit2) {
+        params::origin::expect_allowed(&caches.params, Circuit::seal(settings.sector_size), farm.chain)?;
+    }
     let swept = phase::sweep(&store).map_err(store_error)?;
     tracing::debug!(swept, "attempts of dead workers removed");
     let registered = service::register(

@@ -9,7 +9,7 @@ use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::sector::SectorSize;
 use serde::Serialize;
 
-use crate::prover::filecoin::registered;
+use super::circuits::{Circuit, CircuitKind};
 
 /// Bytes of an uncompressed G1 point.
 const G1_BYTES: u64 = 96;
@@ -24,21 +24,21 @@ const COUNT_BYTES: u64 = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum ParamsError {
     /// A file is not there.
-    #[error("the parameters of {size} sectors are missing: no file {path}; {}", how_to_get(*size))]
+    #[error("the {circuit} are missing: no file {path}; {}", how_to_get(*circuit))]
     Missing {
-        /// Of which sectors.
-        size: SectorSize,
+        /// Whose they are.
+        circuit: Circuit,
         /// Which file.
         path: PathBuf,
     },
     /// The file ends before what it announces.
     #[error(
-        "the parameters of {size} sectors are truncated: {path} has {found_bytes} bytes and needs {expected_bytes} for its {section}; remove it, then {}",
-        how_to_get(*size)
+        "the {circuit} are truncated: {path} has {found_bytes} bytes and needs {expected_bytes} for its {section}; remove it, then {}",
+        how_to_get(*circuit)
     )]
     Truncated {
-        /// Of which sectors.
-        size: SectorSize,
+        /// Whose they are.
+        circuit: Circuit,
         /// Which file.
         path: PathBuf,
         /// The part that does not fit.
@@ -49,14 +49,37 @@ pub enum ParamsError {
         found_bytes: u64,
     },
     /// The file goes on behind its end, or its parts contradict each other.
-    #[error("the parameters of {size} sectors are damaged: {path}: {reason}; remove it, then {}", how_to_get(*size))]
+    #[error("the {circuit} are damaged: {path}: {reason}; remove it, then {}", how_to_get(*circuit))]
     Damaged {
-        /// Of which sectors.
-        size: SectorSize,
+        /// Whose they are.
+        circuit: Circuit,
         /// Which file.
         path: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// The bytes are not those that were made or published.
+    #[error("the {circuit} are altered: the digest of {path} is {found} and must be {expected}; remove it, then {}", how_to_get(*circuit))]
+    Altered {
+        /// Whose they are.
+        circuit: Circuit,
+        /// Which file.
+        path: PathBuf,
+        /// The digest it must have, in hexadecimal: SHA-256 of what was made here, the first half of
+        /// BLAKE2b of what the network published.
+        expected: String,
+        /// The digest it has.
+        found: String,
+    },
+    /// They were made here, and proofs under them go to a real network.
+    #[error(
+        "the {circuit} in {path} are development parameters, whose seed is public, and this farm is on a real network; move them and their .development.json away, then fetch the network's own"
+    )]
+    Development {
+        /// Whose they are.
+        circuit: Circuit,
+        /// The proving key.
+        path: PathBuf,
     },
     /// The system refused to read it.
     #[error("cannot read {path}: {source}")]
@@ -75,10 +98,12 @@ impl From<ParamsError> for ExitError {
 }
 
 /// The next step where parameters are missing.
-fn how_to_get(size: SectorSize) -> String {
+fn how_to_get(circuit: Circuit) -> String {
+    let Circuit { kind, size } = circuit;
+    let post = if kind == CircuitKind::Seal { "" } else { " --post" };
     match size {
         SectorSize::KiB2 | SectorSize::MiB8 | SectorSize::MiB512 => {
-            format!("make them with `sealfarm-worker params generate --sector-size {size}`")
+            format!("make them with `sealfarm-worker params generate --sector-size {size}{post}`")
         }
         SectorSize::GiB32 | SectorSize::GiB64 => {
             "fetch the network's own (such as with `lotus fetch-params`) into that directory".to_owned()
@@ -86,7 +111,7 @@ fn how_to_get(size: SectorSize) -> String {
     }
 }
 
-/// The files of one sector size.
+/// The files of one circuit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParamsFiles {
     /// The proving key, which begins with the verifying key.
@@ -95,29 +120,35 @@ pub struct ParamsFiles {
     pub vk: PathBuf,
     /// The sector size, as JSON.
     pub meta: PathBuf,
+    /// What says that they were made here; see [`super::origin`].
+    pub sidecar: PathBuf,
 }
 
 impl ParamsFiles {
-    /// The files of `size` in the parameter cache `cache`.
-    pub fn of(cache: &Path, size: SectorSize) -> Self {
-        let proof = registered(size.seal_proof());
-        let name = proof.circuit_identifier().unwrap_or_default();
-        let stem = format!("v{}-{name}", storage_proofs_core::parameter_cache::VERSION);
+    /// The files of `circuit` in the parameter cache `cache`.
+    pub fn of(cache: &Path, circuit: Circuit) -> Self {
+        let stem = circuit.file_stem();
         let file = |extension: &str| cache.join(format!("{stem}.{extension}"));
-        Self { params: file("params"), vk: file("vk"), meta: file("meta") }
+        let sidecar = file("development.json");
+        Self { params: file("params"), vk: file("vk"), meta: file("meta"), sidecar }
     }
 
-    /// All three, the proving key last: it is what says that the set is complete.
-    pub fn all(&self) -> [&Path; 3] {
+    /// What upstream reads, the proving key last: it is what says that the set is complete.
+    pub fn content(&self) -> [&Path; 3] {
         [&self.meta, &self.vk, &self.params]
+    }
+
+    /// All of them, the proving key last.
+    pub fn all(&self) -> [&Path; 4] {
+        [&self.sidecar, &self.meta, &self.vk, &self.params]
     }
 }
 
 /// What a walk through a parameter file found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ParamsReport {
-    /// Of which sectors.
-    pub sector_size: SectorSize,
+    /// Whose they are.
+    pub circuit: Circuit,
     /// The proving key's file.
     pub path: PathBuf,
     /// Its bytes, all accounted for.
@@ -130,36 +161,36 @@ pub struct ParamsReport {
 const SECTIONS: [(&str, u64); 5] =
     [("h", G1_BYTES), ("l", G1_BYTES), ("a", G1_BYTES), ("b_g1", G1_BYTES), ("b_g2", G2_BYTES)];
 
-/// Checks that all files of `size` are in `cache` and whole.
+/// Checks that all files of `circuit` are in `cache` and have the length that they announce.
 ///
 /// # Errors
 /// What is wrong, with the file's name, and expected and found bytes.
-pub fn check(cache: &Path, size: SectorSize) -> Result<ParamsReport, ParamsError> {
-    let files = ParamsFiles::of(cache, size);
-    let report = walk(&files.params, size)?;
-    check_key(&files, size)?;
+pub fn check(cache: &Path, circuit: Circuit) -> Result<ParamsReport, ParamsError> {
+    let files = ParamsFiles::of(cache, circuit);
+    let report = walk(&files.params, circuit)?;
+    check_key(&files, circuit)?;
     Ok(report)
 }
 
-/// As [`check`], for those who only need to know that all is well.
+/// Checks the seal parameters of `size`, for those who only need to know that all is well.
 ///
 /// # Errors
 /// As [`check`].
 pub fn expect(cache: &Path, size: SectorSize) -> Result<(), ParamsError> {
-    check(cache, size).map(drop)
+    check(cache, Circuit::seal(size)).map(drop)
 }
 
 /// Walks the counts of a proving key: some reads of four bytes, whatever its length.
-fn walk(path: &Path, size: SectorSize) -> Result<ParamsReport, ParamsError> {
+fn walk(path: &Path, circuit: Circuit) -> Result<ParamsReport, ParamsError> {
     let io = |source| ParamsError::Io { path: path.to_owned(), source };
-    let file = open(path, size)?;
+    let file = open(path, circuit)?;
     let found_bytes = file.metadata().map_err(io)?.len();
     let mut file = BufReader::with_capacity(64, file);
     let mut at = KEY_HEAD_BYTES;
     let mut points = Vec::with_capacity(SECTIONS.len() + 1);
     for (section, point_bytes) in [("verifying key", G1_BYTES)].into_iter().chain(SECTIONS) {
         let truncated = |expected_bytes| ParamsError::Truncated {
-            size,
+            circuit,
             path: path.to_owned(),
             section,
             expected_bytes,
@@ -178,22 +209,22 @@ fn walk(path: &Path, size: SectorSize) -> Result<ParamsReport, ParamsError> {
         }
         if count == 0 {
             let reason = format!("its {section} has no points");
-            return Err(ParamsError::Damaged { size, path: path.to_owned(), reason });
+            return Err(ParamsError::Damaged { circuit, path: path.to_owned(), reason });
         }
         points.push((section, count));
     }
     if at != found_bytes {
         let reason = format!("it ends after {at} bytes and has {found_bytes}");
-        return Err(ParamsError::Damaged { size, path: path.to_owned(), reason });
+        return Err(ParamsError::Damaged { circuit, path: path.to_owned(), reason });
     }
-    Ok(ParamsReport { sector_size: size, path: path.to_owned(), bytes: found_bytes, points })
+    Ok(ParamsReport { circuit, path: path.to_owned(), bytes: found_bytes, points })
 }
 
 /// The verifying key must be what the proving key begins with: else proofs are made that do not verify.
-fn check_key(files: &ParamsFiles, size: SectorSize) -> Result<(), ParamsError> {
+fn check_key(files: &ParamsFiles, circuit: Circuit) -> Result<(), ParamsError> {
     let read = |path: &Path, most: u64| -> Result<Vec<u8>, ParamsError> {
         let mut bytes = Vec::new();
-        open(path, size)?
+        open(path, circuit)?
             .take(most)
             .read_to_end(&mut bytes)
             .map_err(|source| ParamsError::Io { path: path.to_owned(), source })?;
@@ -209,7 +240,7 @@ fn check_key(files: &ParamsFiles, size: SectorSize) -> Result<(), ParamsError> {
     let expected_bytes = KEY_HEAD_BYTES + COUNT_BYTES + whole * G1_BYTES;
     if (key.len() as u64) < expected_bytes {
         return Err(ParamsError::Truncated {
-            size,
+            circuit,
             path: files.vk.clone(),
             section: "verifying key",
             expected_bytes,
@@ -218,14 +249,14 @@ fn check_key(files: &ParamsFiles, size: SectorSize) -> Result<(), ParamsError> {
     }
     if key != begin {
         let reason = format!("it is not the verifying key of {}", files.params.display());
-        return Err(ParamsError::Damaged { size, path: files.vk.clone(), reason });
+        return Err(ParamsError::Damaged { circuit, path: files.vk.clone(), reason });
     }
     Ok(())
 }
 
-fn open(path: &Path, size: SectorSize) -> Result<File, ParamsError> {
+fn open(path: &Path, circuit: Circuit) -> Result<File, ParamsError> {
     File::open(path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => ParamsError::Missing { size, path: path.to_owned() },
+        io::ErrorKind::NotFound => ParamsError::Missing { circuit, path: path.to_owned() },
         _ => ParamsError::Io { path: path.to_owned(), source },
     })
 }
@@ -234,11 +265,11 @@ fn open(path: &Path, size: SectorSize) -> Result<File, ParamsError> {
 mod tests {
     use super::*;
 
-    const SIZE: SectorSize = SectorSize::KiB2;
+    const CIRCUIT: Circuit = Circuit::seal(SectorSize::KiB2);
 
     /// Files of the right shape, with a few points each.
     fn write(cache: &Path) -> ParamsFiles {
-        let files = ParamsFiles::of(cache, SIZE);
+        let files = ParamsFiles::of(cache, CIRCUIT);
         let mut bytes = vec![1; KEY_HEAD_BYTES as usize];
         let part = |bytes: &mut Vec<u8>, count: u32, point_bytes: u64| {
             bytes.extend(count.to_be_bytes());
@@ -257,7 +288,7 @@ mod tests {
     fn whole_parameters_are_accounted_for_to_the_last_byte() {
         let dir = tempfile::tempdir().unwrap();
         let files = write(dir.path());
-        let report = check(dir.path(), SIZE).unwrap();
+        let report = check(dir.path(), CIRCUIT).unwrap();
         assert_eq!(report.bytes, std::fs::metadata(&files.params).unwrap().len());
         assert_eq!(report.points.iter().map(|p| p.1).collect::<Vec<_>>(), [2, 3, 4, 5, 6, 7]);
     }
@@ -269,7 +300,7 @@ mod tests {
         let whole = std::fs::read(&files.params).unwrap();
         for cut in (0..whole.len()).step_by(7) {
             std::fs::write(&files.params, &whole[..cut]).unwrap();
-            match check(dir.path(), SIZE).unwrap_err() {
+            match check(dir.path(), CIRCUIT).unwrap_err() {
                 ParamsError::Truncated { expected_bytes, found_bytes, .. } => {
                     assert_eq!(found_bytes, cut as u64);
                     assert!(expected_bytes > found_bytes);
@@ -282,9 +313,9 @@ mod tests {
     #[test]
     fn missing_parameters_are_answered_with_the_command_that_makes_them() {
         let dir = tempfile::tempdir().unwrap();
-        let error = check(dir.path(), SIZE).unwrap_err().to_string();
+        let error = check(dir.path(), CIRCUIT).unwrap_err().to_string();
         assert!(error.contains("`sealfarm-worker params generate --sector-size 2KiB`"), "{error}");
-        let error = check(dir.path(), SectorSize::GiB32).unwrap_err().to_string();
+        let error = check(dir.path(), Circuit::seal(SectorSize::GiB32)).unwrap_err().to_string();
         assert!(error.contains("fetch"), "{error}");
     }
 
@@ -294,13 +325,13 @@ mod tests {
         let files = write(dir.path());
         let (whole, key) = (std::fs::read(&files.params).unwrap(), std::fs::read(&files.vk).unwrap());
         std::fs::write(&files.params, [whole.clone(), vec![0]].concat()).unwrap();
-        assert!(matches!(check(dir.path(), SIZE), Err(ParamsError::Damaged { .. })));
+        assert!(matches!(check(dir.path(), CIRCUIT), Err(ParamsError::Damaged { .. })));
         std::fs::write(&files.params, &whole).unwrap();
         let mut foreign = key.clone();
         foreign[5] ^= 1;
         std::fs::write(&files.vk, &foreign).unwrap();
-        assert!(matches!(check(dir.path(), SIZE), Err(ParamsError::Damaged { .. })));
+        assert!(matches!(check(dir.path(), CIRCUIT), Err(ParamsError::Damaged { .. })));
         std::fs::write(&files.vk, &key[..key.len() - 1]).unwrap();
-        assert!(matches!(check(dir.path(), SIZE), Err(ParamsError::Truncated { .. })));
+        assert!(matches!(check(dir.path(), CIRCUIT), Err(ParamsError::Truncated { .. })));
     }
 }

@@ -3,8 +3,12 @@
 //! Real sizes need the network's own parameters, from its ceremony; they are fetched, never made here.
 
 pub mod check;
+pub mod circuits;
 pub mod generate;
+pub mod groth16;
+pub mod origin;
 pub mod parents;
+mod progress;
 pub mod upstream;
 
 use std::ffi::OsString;

@@ -1,4 +1,4 @@
-//! Upstream's parameter generator, behind one function so that a faster one can take its place.
+//! Upstream's parameter generator, to compare ours with: in time, in memory, byte by byte.
 //!
 //! It writes into the parameter cache that `FIL_PROOFS_PARAMETER_CACHE` names when the process first
 //! asks, so it must run in a process of its own whose variable names the directory to fill. It knows
@@ -18,16 +18,11 @@ use storage_proofs_core::compound_proof::CompoundProof;
 use storage_proofs_core::parameter_cache::CacheableParameters;
 use storage_proofs_porep::stacked::{StackedCompound, StackedDrg};
 
+use super::origin::DEFAULT_RNG_SEED;
 use crate::prover::filecoin::registered;
 
-/// What the generator is seeded with.
-///
-/// A fixed seed makes every machine's parameters the same, so that what one proves another verifies.
-/// It also makes the toxic waste public: such parameters are for test sectors and nothing else.
-const RNG_SEED: [u8; 32] = *b"sealfarm: test parameters, v28  ";
-
-/// Generates `.params`, `.vk` and `.meta` of the seal circuit of `size` into this process's parameter
-/// cache.
+/// Generates `.params`, `.vk` and `.meta` of the seal circuit of `size` from the default seed into this
+/// process's parameter cache.
 ///
 /// # Errors
 /// Whatever upstream reports, mostly that the directory cannot be written.
@@ -52,7 +47,7 @@ fn generate_shape<Tree: MerkleTreeTrait + 'static>(
     let blank = || {
         <Compound<Tree> as CompoundProof<StackedDrg<'_, Tree, DefaultPieceHasher>, _>>::blank_circuit(&params)
     };
-    let mut rng = ChaCha20Rng::from_seed(RNG_SEED);
+    let mut rng = ChaCha20Rng::from_seed(DEFAULT_RNG_SEED.0);
     Compound::<Tree>::get_groth_params(Some(&mut rng), blank(), &params)?;
     Compound::<Tree>::get_verifying_key(Some(&mut rng), blank(), &params)?;
     Compound::<Tree>::get_param_metadata(blank(), &params)?;

@@ -3,6 +3,7 @@
 
 mod machine;
 mod page;
+mod parameters;
 
 use std::fs;
 use std::process::Command;
@@ -40,6 +41,9 @@ pub(crate) struct Arguments {
     /// Leave the real sector out (it takes about two minutes)
     #[arg(long)]
     without_real: bool,
+    /// Measure only the making of parameters, ours and upstream's (about twelve minutes on two cores)
+    #[arg(long)]
+    parameters: bool,
     /// Print the page instead of writing docs/benchmarks.md
     #[arg(long)]
     dry_run: bool,
@@ -89,6 +93,10 @@ pub(crate) struct RealSector {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let tools = tools::bring(&Tool::TO_RUN)?;
     test::build_binaries(&tools)?;
+    if arguments.parameters {
+        let figures = parameters::measure()?;
+        return publish(page::PARAMETERS, &page::parameters(&figures, &machine::describe()), arguments);
+    }
     let null_farm = null_farm(&tools, arguments.sectors)?;
     eprintln!("bench: dispatch, {} samples", arguments.samples);
     let dispatch =
@@ -100,14 +108,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Some(real_sector(&tools)?)
     };
     let figures = Figures { null_farm, dispatch, real };
-    let text = page::render(&figures, &machine::describe());
+    publish(page::FARM, &page::render(&figures, &machine::describe()), arguments)
+}
+
+/// Puts a part into docs/benchmarks.md, and prints it.
+fn publish(part: page::Part, text: &str, arguments: &Arguments) -> Result<()> {
     if arguments.dry_run {
         print!("{text}");
         return Ok(());
     }
     let path = workspace::root().join("docs/benchmarks.md");
     let old = fs::read_to_string(&path).unwrap_or_default();
-    fs::write(&path, page::replace_measured(&old, &text))
+    fs::write(&path, page::replace_measured(&old, part, text))
         .with_context(|| format!("cannot write {}", path.display()))?;
     eprintln!("bench: written to {}", path.display());
     print!("{text}");

@@ -3,9 +3,20 @@
 use std::fmt::Write as _;
 
 use super::Figures;
+use super::parameters::Parameters;
 
-const BEGIN: &str = "<!-- measured: begin -->";
-const END: &str = "<!-- measured: end -->";
+/// A part of the page that a command writes, by the marks around it.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    begin: &'static str,
+    end: &'static str,
+}
+
+/// The farm's figures.
+pub(super) const FARM: Part = Part { begin: "<!-- measured: begin -->", end: "<!-- measured: end -->" };
+/// The figures of making parameters.
+pub(super) const PARAMETERS: Part =
+    Part { begin: "<!-- parameters: begin -->", end: "<!-- parameters: end -->" };
 
 /// The measured part.
 pub(super) fn render(figures: &Figures, machine: &str) -> String {
@@ -63,12 +74,51 @@ pub(super) fn render(figures: &Figures, machine: &str) -> String {
     text
 }
 
-/// The page with its measured part replaced; a page without one gets it at its end.
-pub(super) fn replace_measured(page: &str, measured: &str) -> String {
-    let fresh = format!("{BEGIN}\n{measured}{END}");
-    match (page.find(BEGIN), page.find(END)) {
-        (Some(begin), Some(end)) if begin < end => {
-            format!("{}{fresh}{}", &page[..begin], &page[end + END.len()..])
+/// The part on making parameters.
+pub(super) fn parameters(figures: &Parameters, machine: &str) -> String {
+    let mut text = String::new();
+    let Parameters { ours, upstream, equal } = figures;
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let _ = writeln!(text, "Machine: {machine}. Command: `cargo xtask bench --parameters`.\n");
+    let _ =
+        writeln!(text, "| seal parameters of 2 KiB sectors | ours | upstream's | ratio |\n|---|---|---|---|");
+    let rows = [
+        ("time, s", ours.elapsed_s, upstream.elapsed_s),
+        ("most memory, MiB", mib(ours.peak_memory_bytes), mib(upstream.peak_memory_bytes)),
+    ];
+    for (what, ours, upstream) in rows {
+        let _ = writeln!(text, "| {what} | {ours:.1} | {upstream:.1} | {:.3} |", ours / upstream);
+    }
+    let said = if *equal { "the same bytes" } else { "other bytes" };
+    let _ = writeln!(
+        text,
+        "\nBoth wrote {said}. Where the time of ours goes (synthesis and h run side by side):\n"
+    );
+    let _ = writeln!(text, "| stage | s |\n|---|---|");
+    for (stage, seconds) in &ours.stages_s {
+        let _ = writeln!(text, "| {stage} | {seconds:.1} |");
+    }
+    let bound = ours.bound_s();
+    let _ = writeln!(
+        text,
+        "\n{} points in G1 and {} in G2 for {} constraints. Their additions alone, at six field multiplications an addition ({:.1} ns each in G1's field here, three times that in G2's) on {} cores, take {bound:.1} s: the whole takes {:.2} times that.",
+        ours.counts.points_g1,
+        ours.counts.points_g2,
+        ours.counts.constraints,
+        ours.field_multiplication_ns,
+        ours.cores,
+        ours.elapsed_s / bound
+    );
+    text
+}
+
+/// The page with one measured part replaced; a page without it gets it at its end.
+pub(super) fn replace_measured(page: &str, part: Part, measured: &str) -> String {
+    let Part { begin, end } = part;
+    let fresh = format!("{begin}\n{measured}{end}");
+    match (page.find(begin), page.find(end)) {
+        (Some(from), Some(to)) if from < to => {
+            format!("{}{fresh}{}", &page[..from], &page[to + end.len()..])
         }
         _ => format!("{page}\n{fresh}\n"),
     }
@@ -79,9 +129,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_measured_part_of_the_page_changes() {
-        let page = format!("# Title\n{BEGIN}\nold\n{END}\nby hand\n");
-        assert_eq!(replace_measured(&page, "new\n"), format!("# Title\n{BEGIN}\nnew\n{END}\nby hand\n"));
-        assert_eq!(replace_measured("# Title\n", "new\n"), format!("# Title\n\n{BEGIN}\nnew\n{END}\n"));
+    fn only_the_named_part_of_the_page_changes() {
+        let part = |part: Part, text: &str| format!("{}\n{text}{}", part.begin, part.end);
+        let page = format!("# Title\n{}\nby hand\n{}\n", part(FARM, "old\n"), part(PARAMETERS, "kept\n"));
+        let want = format!("# Title\n{}\nby hand\n{}\n", part(FARM, "new\n"), part(PARAMETERS, "kept\n"));
+        assert_eq!(replace_measured(&page, FARM, "new\n"), want);
+        assert_eq!(
+            replace_measured("# Title\n", FARM, "new\n"),
+            format!("# Title\n\n{}\n", part(FARM, "new\n"))
+        );
     }
 }
