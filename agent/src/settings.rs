@@ -117,7 +117,7 @@ impl Settings {
         self.agent
             .id
             .parse()
-            .map_err(|e: sealfarm_common::job::InvalidName| refused("Agent.Id", e.to_string()))
+            .map_err(|e: sealfarm_common::name::InvalidName| refused("Agent.Id", e.to_string()))
     }
 
     /// The miner.

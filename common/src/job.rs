@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -10,6 +9,7 @@ use uuid::Uuid;
 
 use crate::commitment::{CommD, CommR, SealProofBytes, Seed, Ticket};
 use crate::failure::Failure;
+use crate::name::name;
 use crate::sector::{ProverKind, SealProof, SectorId};
 use crate::task::TaskKind;
 
@@ -24,60 +24,9 @@ impl fmt::Display for Fence {
     }
 }
 
-/// An agent's name: 1 to 32 of `a-z`, `0-9` and `-`, so that it can be a subject token.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct AgentId(String);
-
-/// Why a text cannot name an agent or a worker.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{value}` cannot be {what}: use 1 to {max} of a-z, 0-9 and -")]
-pub struct InvalidName {
-    value: String,
-    what: &'static str,
-    max: usize,
-}
-
-pub(crate) fn check_name(value: &str, what: &'static str, max: usize) -> Result<(), InvalidName> {
-    let fits = (1..=max).contains(&value.len())
-        && value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if fits { Ok(()) } else { Err(InvalidName { value: value.to_owned(), what, max }) }
-}
-
-impl AgentId {
-    /// The name as a subject token.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for AgentId {
-    type Err = InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        check_name(text, "an agent's id", 32)?;
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl TryFrom<String> for AgentId {
-    type Error = InvalidName;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<AgentId> for String {
-    fn from(id: AgentId) -> Self {
-        id.0
-    }
-}
-
-impl fmt::Display for AgentId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
+name! {
+    /// An agent's name: 1 to 32 of `a-z`, `0-9` and `-`, so that it can be a subject token.
+    AgentId, "an agent's id", 32
 }
 
 /// The kinds of job, as they stand in subjects.
@@ -325,13 +274,5 @@ mod tests {
         assert_eq!(json["fence"], 3);
         assert!(json["body"]["sealing"]["ticket"].is_string());
         assert_eq!(serde_json::from_value::<Job>(json).unwrap(), job(3, 0));
-    }
-
-    #[test]
-    fn names_that_would_break_a_subject_are_refused() {
-        for bad in ["", "a.b", "A", "a b", "a*", "ä"] {
-            assert!(bad.parse::<AgentId>().is_err(), "{bad:?}");
-        }
-        assert!("site-1".parse::<AgentId>().is_ok());
     }
 }

@@ -12,6 +12,7 @@ pub mod job;
 pub mod join;
 pub mod manifest;
 pub mod membership;
+pub mod name;
 pub mod null_proof;
 pub mod retry;
 pub mod sector;

@@ -7,47 +7,12 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::commitment::{CommD, CommR, SealProofBytes, Seed};
-use crate::job::{FinalSizes, InvalidName, Job, JobKind, Outcome, check_name, named_id};
+use crate::job::{FinalSizes, Job, JobKind, Outcome, named_id};
+use crate::name::name;
 
-/// A worker's name: 1 to 64 of `a-z`, `0-9` and `-`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct WorkerId(String);
-
-impl WorkerId {
-    /// The name as a subject token.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for WorkerId {
-    type Err = InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        check_name(text, "a worker's id", 64)?;
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl TryFrom<String> for WorkerId {
-    type Error = InvalidName;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<WorkerId> for String {
-    fn from(id: WorkerId) -> Self {
-        id.0
-    }
-}
-
-impl fmt::Display for WorkerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
+name! {
+    /// A worker's name: 1 to 64 of `a-z`, `0-9` and `-`.
+    WorkerId, "a worker's id", 64
 }
 
 /// The proof phases, each a worker queue group of its own.

@@ -294,7 +294,7 @@ fn worker_id(given: &str, host: &str, loaded: &Loaded<RawSettings>) -> Result<Wo
         }
         given => given.to_owned(),
     };
-    name.parse().map_err(|e: sealfarm_common::job::InvalidName| refuse("Worker.Id", e.to_string(), loaded))
+    name.parse().map_err(|e: sealfarm_common::name::InvalidName| refuse("Worker.Id", e.to_string(), loaded))
 }
 
 /// A host's name as far as it may stand in a worker's.
