@@ -270,7 +270,7 @@ impl Shared {
         if job.kind() == JobKind::PreCommit && !known {
             let sealing = state.flights.sectors_in(JobKind::PreCommit);
             // What those under way have yet to write is not known: a whole sector is kept free for each.
-            let needed = size.sealing_bytes().saturating_mul(sealing as u64 + 1);
+            let needed = size.sealing_bytes(self.farm.prover).saturating_mul(sealing as u64 + 1);
             if state.draining {
                 return Err("the agent is draining".to_owned());
             } else if sealing >= most {

@@ -115,11 +115,7 @@ fn lack_of(info: &AgentInfo, load: Load, size: SectorSize, prover: ProverKind) -
     if slots(info) == 0 {
         return Some("has no slot for pre-commit jobs".into());
     }
-    // The null prover's large files are sparse.
-    let wanted = match prover {
-        ProverKind::Null => 0,
-        ProverKind::Filecoin => size.sealing_bytes().saturating_mul(u64::from(load.unfinished) + 1),
-    };
+    let wanted = size.sealing_bytes(prover).saturating_mul(u64::from(load.unfinished) + 1);
     if info.free_store_bytes < wanted {
         return Some(format!(
             "has {} bytes free in its store, {wanted} are wanted for {} sectors of {size} being sealed",
@@ -194,7 +190,7 @@ mod tests {
         let large = AgentInfo { sector_sizes: vec![SectorSize::GiB32], ..info("b", 1, MUCH) };
         let null = AgentInfo { prover: ProverKind::Null, ..info("c", 1, MUCH) };
         let full = info("d", 0, MUCH);
-        let small = info("e", 1, SIZE.sealing_bytes() * 2 - 1);
+        let small = info("e", 1, SIZE.sealing_bytes(ProverKind::Filecoin) * 2 - 1);
         check(
             vec![draining, large, null, full, small],
             &[("e", 1)],

@@ -76,7 +76,7 @@ impl Agent {
 
         let etcd = Etcd::connect(&endpoints).await.map_err(no_etcd)?;
         let farm = farm(&etcd, miner).await?;
-        store.expect_room_for(farm.sector_size).map_err(store_error)?;
+        store.expect_room_for(farm.sector_size, farm.prover).map_err(store_error)?;
         if farm.prover == ProverKind::Null {
             tracing::warn!("the farm uses the null prover: nothing it seals is proved");
         }

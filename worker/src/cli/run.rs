@@ -223,9 +223,8 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
 fn checked_store(settings: &Settings) -> Result<Store, ExitError> {
     let store = Store::open(&settings.store).map_err(store_error)?;
     store.expect_owner(settings.miner, &settings.agent).map_err(store_error)?;
-    // The null prover's large files are sparse.
-    if settings.prover == ProverKind::Filecoin && settings.slots.contains_key(&TaskKind::AddPiece) {
-        store.expect_room_for(settings.sector_size).map_err(store_error)?;
+    if settings.slots.contains_key(&TaskKind::AddPiece) {
+        store.expect_room_for(settings.sector_size, settings.prover).map_err(store_error)?;
     }
     Ok(store)
 }

@@ -116,10 +116,7 @@ pub async fn run(args: SealArgs) -> Result<(), ExitError> {
     let caches = Caches::of_process(args.params.clone());
     check_before(&args, &caches)?;
     let (store, temporary) = open_store(&args)?;
-    if args.prover == ProverKind::Filecoin {
-        // The null prover's large files are sparse.
-        store.expect_room_for(args.sector_size).map_err(store_error)?;
-    }
+    store.expect_room_for(args.sector_size, args.prover).map_err(store_error)?;
     phase::sweep(&store).map_err(store_error)?;
     let cancel = shutdown::on_signals()
         .map_err(|e| ExitError::new(ExitCode::Failure, "cannot listen for signals").because(e))?;

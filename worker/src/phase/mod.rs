@@ -77,9 +77,10 @@ pub fn open(store: &Store, task: &Task, worker: &WorkerId, attempt: Uuid) -> Res
         ));
     }
     drop(lock);
-    if task.task == TaskKind::AddPiece && task.job.ask.sealing().prover == ProverKind::Filecoin {
-        let size = task.job.ask.sealing().proof.sector_size();
-        store.expect_room_for(size).map_err(|e| store_failure(&e))?;
+    if task.task == TaskKind::AddPiece {
+        let sealing = task.job.ask.sealing();
+        let room = store.expect_room_for(sealing.proof.sector_size(), sealing.prover);
+        room.map_err(|e| store_failure(&e))?;
     }
     let dir = AttemptDir::create(store, sector, task.task, attempt).map_err(|e| store_failure(&e))?;
     Ok(Opened::Run(Box::new(Attempt {
