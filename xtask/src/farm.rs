@@ -3,15 +3,19 @@
 //!
 //! Everything is set up with the commands an operator would use. Dropping the farm kills it.
 
+mod rows;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
 use serde_json::Value;
 
+pub use self::rows::{SectorRow, TaskRow};
+
+use crate::command;
 use crate::etcd_server::Etcd;
 use crate::http;
 use crate::nats_server::NatsServer;
@@ -100,51 +104,6 @@ pub struct Farm {
     /// The sites.
     pub sites: Vec<SiteOfFarm>,
     _miner_ports: PortBlock,
-}
-
-/// A row of `sealfarm-miner sectors list --json`, as far as the workshop reads it.
-#[derive(Debug, Clone, Deserialize)]
-pub struct SectorRow {
-    /// The sector's number.
-    pub number: u64,
-    /// As `Proving`.
-    pub state: String,
-    /// Whose it is.
-    #[serde(default)]
-    pub agent: Option<String>,
-    /// 64 hex digits, once known.
-    #[serde(default)]
-    pub comm_r: Option<String>,
-    /// Bytes of the proof, once known.
-    #[serde(default)]
-    pub proof_bytes: Option<u64>,
-    /// Payload bytes that crossed the WAN, both ways.
-    #[serde(default)]
-    pub wan_payload_bytes: u64,
-    /// By phase: worker and seconds.
-    #[serde(default)]
-    pub phases: serde_json::Map<String, Value>,
-    /// Why it does not go on, if it does not.
-    #[serde(default)]
-    pub reason: Option<String>,
-}
-
-/// A row of `sealfarm-agent tasks list --json`, as far as the workshop reads it.
-#[derive(Debug, Clone, Deserialize)]
-pub struct TaskRow {
-    /// The sector's number.
-    pub sector: u64,
-    /// As `commit-2`.
-    pub task: String,
-    /// Who runs it, if somebody does.
-    #[serde(default)]
-    pub worker: Option<String>,
-    /// 0 to 1, where the phase can tell.
-    #[serde(default)]
-    pub fraction: Option<f64>,
-    /// Since it started.
-    #[serde(default)]
-    pub elapsed_s: Option<f64>,
 }
 
 /// A command for one of the farm's binaries, with the proof parameters' directory set.
@@ -330,7 +289,7 @@ impl Farm {
     pub fn miner_command(&self, arguments: &[&str]) -> Result<Finished> {
         let mut command = command("sealfarm-miner")?;
         command.arg("--repo").arg(&self.miner_repo).args(arguments);
-        run_quietly(command)
+        command::read(&mut command, COMMAND_LIMIT)
     }
 
     /// The same with `--json`, read.
@@ -359,7 +318,7 @@ impl Farm {
     pub fn tasks(&self, site: &SiteOfFarm) -> Result<Vec<TaskRow>> {
         let mut command = command("sealfarm-agent")?;
         command.arg("--repo").arg(&site.repo).args(["tasks", "list", "--json"]);
-        let text = run_quietly(command)?.success()?;
+        let text = command::read(&mut command, COMMAND_LIMIT)?.success()?;
         serde_json::from_str(&text).context("an unexpected list of tasks")
     }
 
@@ -378,14 +337,16 @@ impl Farm {
         Ok((bytes("in_bytes"), bytes("out_bytes")))
     }
 
-    /// The first of the farm's own processes that has ended by itself, with its last words.
+    /// The first of the farm's processes, servers included, that has ended by itself, with its last words.
     ///
     /// # Errors
     /// When the kernel does not say.
     pub fn dead_process(&self) -> Result<Option<String>> {
         let agents = self.sites.iter().filter_map(|site| site.agent.as_ref());
         let workers = self.sites.iter().flat_map(|site| &site.workers);
-        for process in self.miner.iter().chain(agents).chain(workers) {
+        let site_servers = self.sites.iter().filter_map(|site| site.nats.process());
+        let servers = self.etcd.process().into_iter().chain(self.hub.process()).chain(site_servers);
+        for process in servers.chain(&self.miner).chain(agents).chain(workers) {
             if let Some(status) = process.exit_status()? {
                 return Ok(Some(format!("{} ended ({status}): {}", process.name(), process.log_tail())));
             }
@@ -492,15 +453,4 @@ fn spawn_ready(name: &str, scratch: &Scratch, command: &mut Command) -> Result<P
         Ok(())
     })?;
     Ok(process)
-}
-
-/// Runs a command whose output is read and not logged.
-fn run_quietly(mut command: Command) -> Result<Finished> {
-    let output =
-        command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
-    Ok(Finished {
-        status: output.status,
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
 }

@@ -5,14 +5,17 @@
 //! This library stays light: it must never depend on a crate of the farm, nor on anything that
 //! needs `protoc` to build, because it is what brings `protoc`.
 
+pub mod command;
 pub mod etcd_server;
 pub mod farm;
 pub mod http;
+pub mod interrupt;
 pub mod lock;
 pub mod nats_server;
 pub mod ports;
 pub mod process;
 pub mod scratch;
+pub mod server;
 pub mod tools;
 pub mod wait;
 pub mod workspace;

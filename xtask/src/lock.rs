@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::interrupt;
+
 /// Pause between two tries.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -22,7 +24,8 @@ impl Lock {
     /// once on stderr that it waits.
     ///
     /// # Errors
-    /// When the file cannot be opened or another process holds the lock for longer than `limit`.
+    /// When the file cannot be opened, another process holds the lock for longer than `limit`, or we
+    /// are interrupted.
     pub fn take(path: &Path, limit: Duration) -> Result<Lock> {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
@@ -43,6 +46,7 @@ impl Lock {
                         eprintln!("waiting for another process that holds {}", path.display());
                         told = true;
                     }
+                    interrupt::check()?;
                     thread::sleep(RETRY_INTERVAL);
                 }
                 Err(TryLockError::WouldBlock) => {

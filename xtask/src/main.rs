@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use xtask::interrupt::{self, Interrupted};
 use xtask::tools::{self, Tool};
 
 #[derive(Parser)]
@@ -21,7 +22,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Bring protoc, nats-server, etcd, etcdctl and cargo-deny into target/tools
+    /// Bring protoc, nats-server, etcd, etcdctl, cargo-deny and a Python NATS client into target/tools
     Tools,
     /// Measure the farm and write docs/benchmarks.md
     Bench(bench::Arguments),
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<Interrupted>() { interrupt::EXIT_CODE.into() } else { ExitCode::FAILURE }
         }
     }
 }

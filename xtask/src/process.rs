@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 
 use crate::scratch::Scratch;
-use crate::wait;
+use crate::{interrupt, wait};
 
 /// How much of a log an error message shows.
 const TAIL_LINES: usize = 20;
@@ -160,7 +160,8 @@ impl Process {
     ///
     /// # Errors
     /// When the process ends first or time is up; the message holds the last lines it wrote and
-    /// where its logs are (they go with the scratch directory unless that is kept).
+    /// where its logs are (they go with the scratch directory unless that is kept). When we are
+    /// interrupted.
     pub fn wait_ready<T>(&self, limit: Duration, mut ready: impl FnMut() -> Result<T>) -> Result<T> {
         let end = Instant::now() + limit;
         loop {
@@ -168,6 +169,7 @@ impl Process {
                 Ok(value) => return Ok(value),
                 Err(reason) => reason,
             };
+            interrupt::check()?;
             let ended = self.exit_status()?;
             if ended.is_none() && Instant::now() < end {
                 std::thread::sleep(wait::POLL_INTERVAL);
@@ -181,13 +183,21 @@ impl Process {
         }
     }
 
-    /// Waits for its end, at most for `limit`.
+    /// Waits for its end, at most for `limit`; an interrupt does not end this wait, a second one does.
     ///
     /// # Errors
     /// When it still runs after `limit`.
     pub fn wait_exit(&self, limit: Duration) -> Result<ExitStatus> {
-        let what = format!("the end of {}", self.name);
-        wait::until(limit, &what, || self.exit_status()?.context("it still runs"))
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.exit_status()? {
+                return Ok(status);
+            }
+            if Instant::now() >= end || interrupt::at_once() {
+                bail!("the end of {} did not happen within {limit:?}", self.name);
+            }
+            std::thread::sleep(wait::POLL_INTERVAL);
+        }
     }
 
     /// Sends a signal to the whole group, for example `Signal::STOP` to hang it. When all of it has
@@ -249,11 +259,12 @@ impl Drop for Process {
 /// Runs `command` to its end, at most for `limit`, then kills it with all it started.
 ///
 /// # Errors
-/// When it cannot be started or time is up. A failing exit status is no error here: see
-/// [`Finished::success`].
+/// When it cannot be started, time is up, or we are interrupted. A failing exit status is no error
+/// here: see [`Finished::success`].
 pub fn run(name: &str, scratch: &Scratch, command: &mut Command, limit: Duration) -> Result<Finished> {
     let process = Process::spawn(name, scratch, command)?;
-    let status = process.wait_exit(limit)?;
+    let what = format!("the end of {name}");
+    let status = wait::until(limit, &what, || process.exit_status()?.context("it still runs"))?;
     Ok(Finished { status, stdout: process.stdout_text()?, stderr: process.stderr_text()? })
 }
 

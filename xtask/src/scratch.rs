@@ -20,6 +20,8 @@ pub struct Scratch {
 struct Inner {
     dir: Option<TempDir>,
     keep: AtomicBool,
+    /// Everything but the logs was removed.
+    only_logs: AtomicBool,
 }
 
 impl Scratch {
@@ -32,7 +34,7 @@ impl Scratch {
             .prefix(&format!("sealfarm-{name}-"))
             .tempdir()
             .context("cannot make a scratch directory; is the temporary directory writable?")?;
-        Ok(Scratch { inner: Arc::new(Inner { dir: Some(dir), keep: AtomicBool::new(false) }) })
+        Ok(Scratch { inner: Arc::new(Inner { dir: Some(dir), keep: false.into(), only_logs: false.into() }) })
     }
 
     /// The directory itself.
@@ -76,6 +78,7 @@ impl Scratch {
                 fs::remove_file(&entry).with_context(|| format!("cannot remove {}", entry.display()))?;
             }
         }
+        self.inner.only_logs.store(true, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -93,7 +96,8 @@ impl Drop for Inner {
         if *self.keep.get_mut()
             && let Some(dir) = self.dir.take()
         {
-            eprintln!("data and logs are kept in {}", dir.keep().display());
+            let what = if *self.only_logs.get_mut() { "logs" } else { "data and logs" };
+            eprintln!("{what} are kept in {}", dir.keep().display());
         }
     }
 }

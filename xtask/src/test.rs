@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use xtask::command;
 use xtask::tools::{self, Tool, Tools};
 use xtask::workspace;
 
@@ -43,7 +44,7 @@ impl Tally {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let tools = tools::bring(&Tool::TO_RUN)?;
+    let tools = tools::bring(&Tool::TO_TEST)?;
     let start = Instant::now();
     build(&tools)?;
     eprintln!("test: built in {:.1} s", start.elapsed().as_secs_f64());
@@ -72,17 +73,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// Builds everything once, with the features that `cargo test --workspace` will ask for too.
 pub(crate) fn build(tools: &Tools) -> Result<()> {
-    let status = cargo(tools)?.args(["build", "--workspace", "--all-targets"]).status();
-    match status.context("cannot start cargo")? {
-        status if status.success() => Ok(()),
-        status => bail!("cargo build ended with {status}"),
-    }
+    build_with(tools, &["--all-targets"])
 }
 
-/// Builds the farm's binaries, with the same features.
+/// Builds the farm's binaries, with the same features; where a directory with built ones is named,
+/// nothing.
 pub(crate) fn build_binaries(tools: &Tools) -> Result<()> {
-    let status = cargo(tools)?.args(["build", "--workspace"]).status();
-    match status.context("cannot start cargo")? {
+    if workspace::are_binaries_given() {
+        return Ok(());
+    }
+    build_with(tools, &[])
+}
+
+fn build_with(tools: &Tools, arguments: &[&str]) -> Result<()> {
+    match command::show(cargo(tools)?.args(["build", "--workspace"]).args(arguments))? {
         status if status.success() => Ok(()),
         status => bail!("cargo build ended with {status}"),
     }
@@ -91,14 +95,12 @@ pub(crate) fn build_binaries(tools: &Tools) -> Result<()> {
 /// Makes the proof parameters unless they are there and whole.
 pub(crate) fn ensure_parameters(tools: &Tools) -> Result<()> {
     let dir = workspace::parameters_dir()?;
-    let worker = workspace::target_dir().join("debug/sealfarm-worker");
     eprintln!("test: parameters for {SECTOR_SIZE} sectors in {}", dir.display());
-    let mut command = Command::new(&worker);
+    let mut command = Command::new(workspace::binary("sealfarm-worker")?);
     set_environment(&mut command, tools)?;
     // Its data goes where all that is not ours to print goes: standard error. It waits for another one.
-    command.args(["params", "generate", "--sector-size", SECTOR_SIZE]).stdin(Stdio::null());
-    let made = command.stdout(std::io::stderr()).status();
-    let made = made.with_context(|| format!("cannot start {}; has it been built?", worker.display()))?;
+    command.args(["params", "generate", "--sector-size", SECTOR_SIZE]).stdout(std::io::stderr());
+    let made = command::show(&mut command)?;
     if !made.success() {
         bail!("`sealfarm-worker params generate --sector-size {SECTOR_SIZE}` ended with {made}");
     }

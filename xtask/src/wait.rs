@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::interrupt;
+
 /// Pause between two looks at a condition.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -12,7 +14,7 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// the last one is told when time is up.
 ///
 /// # Errors
-/// When `limit` has passed; the message names `what` and the last reason.
+/// When `limit` has passed; the message names `what` and the last reason. When we are interrupted.
 pub fn until<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Result<T>) -> Result<T> {
     let end = Instant::now() + limit;
     loop {
@@ -21,7 +23,10 @@ pub fn until<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Result<T>
             Err(reason) if Instant::now() >= end => {
                 bail!("{what} did not happen within {limit:?}: {reason:#}")
             }
-            Err(_) => thread::sleep(POLL_INTERVAL),
+            Err(_) => {
+                interrupt::check()?;
+                thread::sleep(POLL_INTERVAL);
+            }
         }
     }
 }

@@ -35,6 +35,11 @@ pub fn bin_dir() -> PathBuf {
     }
 }
 
+/// Whether `SEALFARM_BIN_DIR` says where built binaries are.
+pub fn are_binaries_given() -> bool {
+    std::env::var_os(BIN_DIR_VARIABLE).is_some_and(|value| !value.is_empty())
+}
+
 /// The path of one of the farm's binaries, such as `sealfarm-miner`.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use xtask::farm::{self, Farm, FarmOptions, SectorRow};
 use xtask::http;
+use xtask::interrupt;
 use xtask::process;
 use xtask::scratch::Scratch;
 use xtask::tools::{self, Tool, Tools};
@@ -91,6 +92,7 @@ pub(crate) struct RealSector {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    interrupt::listen()?;
     let tools = tools::bring(&Tool::TO_RUN)?;
     test::build_binaries(&tools)?;
     if arguments.parameters {
@@ -183,6 +185,7 @@ fn seal(
                 failed.reason.as_deref().unwrap_or("no reason given")
             );
         }
+        interrupt::check()?;
         if let Some(dead) = farm.dead_process()? {
             bail!("a process of the farm ended by itself: {dead}");
         }

@@ -65,11 +65,13 @@ impl Live {
             bar
         })
     }
+}
 
-    /// Takes the moving lines away.
-    pub(super) fn finish(&mut self) {
+/// The moving lines stop, so that what is said next stands below them.
+impl Drop for Live {
+    fn drop(&mut self) {
         for bar in self.lines.values() {
-            bar.finish();
+            bar.abandon();
         }
         self.total.finish_and_clear();
     }

@@ -3,19 +3,21 @@
 mod live;
 mod report;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use xtask::farm::{Farm, FarmOptions, SectorRow};
+use xtask::farm::{Farm, FarmOptions, SectorRow, TaskRow};
+use xtask::interrupt;
 use xtask::scratch::Scratch;
 use xtask::tools::{self, Tool};
+use xtask::wait;
 
 use crate::test;
 
 /// Pause between two looks at the farm.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// So many sectors are pledged with one command, at most.
+const PLEDGED_AT_ONCE: u32 = 1000;
 /// A farm of the given size that takes longer than this, and so much a sector, hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 const PATIENCE_A_REAL_SECTOR: Duration = Duration::from_secs(300);
@@ -51,53 +53,34 @@ struct Ended {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = interrupted.clone();
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-        eprintln!("demo: interrupted; ending the farm (again: at once)");
-    })
-    .context("cannot listen for Ctrl-C")?;
-
+    interrupt::listen()?;
     let tools = tools::bring(&Tool::TO_RUN)?;
     test::build_binaries(&tools)?;
     if arguments.prover == "filecoin" {
         test::ensure_parameters(&tools)?;
     }
-    stop_if(&interrupted)?;
     let scratch = Scratch::new("demo")?;
     eprintln!("demo: logs are in {} while it runs", scratch.path().display());
-    let ended = seal(arguments, &tools, &scratch, &interrupted);
+    let outcome = seal(arguments, &tools, &scratch).and_then(|ended| tell(arguments, &ended));
     if arguments.keep {
         scratch.keep();
-    } else if ended.is_err() {
+    } else if outcome.is_err() {
         scratch.keep_logs()?;
     }
-    let ended = ended?;
+    outcome
+}
+
+/// Prints how it went.
+fn tell(arguments: &Arguments, ended: &Ended) -> Result<()> {
     report::print(&ended.sectors, &ended.wan, ended.elapsed, arguments.json, &arguments.prover)?;
     let short = ended.sectors.iter().filter(|s| s.state != "Proving").count();
     if short > 0 {
-        scratch.keep_logs()?;
         bail!("{short} of {} sectors are not Proving", ended.sectors.len());
     }
     Ok(())
 }
 
-fn stop_if(interrupted: &AtomicBool) -> Result<()> {
-    if interrupted.load(Ordering::SeqCst) {
-        bail!("interrupted");
-    }
-    Ok(())
-}
-
-fn seal(
-    arguments: &Arguments,
-    tools: &tools::Tools,
-    scratch: &Scratch,
-    interrupted: &AtomicBool,
-) -> Result<Ended> {
+fn seal(arguments: &Arguments, tools: &tools::Tools, scratch: &Scratch) -> Result<Ended> {
     let options = FarmOptions {
         prover: arguments.prover.clone(),
         agents: usize::from(arguments.agents),
@@ -106,7 +89,7 @@ fn seal(
     };
     let farm = Farm::start(tools, scratch, &options, |what| eprintln!("demo: {what}"))?;
     let started = Instant::now();
-    let result = pledge_and_watch(arguments, &farm, interrupted, started);
+    let result = pledge_and_watch(arguments, &farm, started);
     let elapsed = started.elapsed();
     let wan = farm
         .sites
@@ -122,31 +105,25 @@ fn seal(
     Ok(Ended { sectors, wan, elapsed })
 }
 
-fn pledge_and_watch(
-    arguments: &Arguments,
-    farm: &Farm,
-    interrupted: &AtomicBool,
-    started: Instant,
-) -> Result<Vec<SectorRow>> {
-    let count = arguments.sectors.to_string();
-    farm.miner_command(&["sectors", "pledge", "--count", &count])?.success().context("cannot pledge")?;
-    eprintln!("demo: pledged {count} sector(s), prover {}", arguments.prover);
+fn pledge_and_watch(arguments: &Arguments, farm: &Farm, started: Instant) -> Result<Vec<SectorRow>> {
+    for first in (0..arguments.sectors).step_by(PLEDGED_AT_ONCE as usize) {
+        let count = PLEDGED_AT_ONCE.min(arguments.sectors - first).to_string();
+        farm.miner_command(&["sectors", "pledge", "--count", &count])?.success().context("cannot pledge")?;
+    }
+    eprintln!("demo: pledged {} sector(s), prover {}", arguments.sectors, arguments.prover);
     let each = if arguments.prover == "null" { PATIENCE_A_NULL_SECTOR } else { PATIENCE_A_REAL_SECTOR };
     let patience = PATIENCE + each * arguments.sectors;
     let mut live = live::Live::new(arguments.sectors as usize);
     loop {
-        stop_if(interrupted)?;
-        if let Some(dead) = farm.dead_process()? {
-            bail!("a process of the farm ended by itself: {dead}");
-        }
-        let sectors = farm.sectors()?;
-        let mut tasks = Vec::new();
-        for site in &farm.sites {
-            tasks.extend(farm.tasks(site)?);
-        }
+        interrupt::check()?;
+        expect_alive(farm)?;
+        let (sectors, tasks) = match look(farm) {
+            Ok(seen) => seen,
+            // One that does not answer may be about to be seen dead, which tells more.
+            Err(error) => return Err(dies_soon(farm).unwrap_or(error)),
+        };
         live.show(&sectors, &tasks, started.elapsed());
         if sectors.len() >= arguments.sectors as usize && sectors.iter().all(|s| is_settled(&s.state)) {
-            live.finish();
             return Ok(sectors);
         }
         if started.elapsed() > patience {
@@ -154,6 +131,28 @@ fn pledge_and_watch(
         }
         std::thread::sleep(LOOK_EVERY);
     }
+}
+
+fn look(farm: &Farm) -> Result<(Vec<SectorRow>, Vec<TaskRow>)> {
+    let sectors = farm.sectors()?;
+    let mut tasks = Vec::new();
+    for site in &farm.sites {
+        tasks.extend(farm.tasks(site)?);
+    }
+    Ok((sectors, tasks))
+}
+
+fn expect_alive(farm: &Farm) -> Result<()> {
+    match farm.dead_process()? {
+        Some(dead) => bail!("a process of the farm ended by itself: {dead}"),
+        None => Ok(()),
+    }
+}
+
+/// The death of a process that is seen within a moment, if there is one.
+fn dies_soon(farm: &Farm) -> Option<anyhow::Error> {
+    let death = || expect_alive(farm).err().context("all are alive");
+    wait::until(LOOK_EVERY, "a death", death).ok()
 }
 
 /// Whether a sector will not move any more.

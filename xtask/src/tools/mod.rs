@@ -40,15 +40,20 @@ pub enum Tool {
     Etcdctl,
     /// Checks licences, bans and advisories of dependencies.
     CargoDeny,
+    /// Python with a NATS client that is not ours, to look at the farm with.
+    NatsPy,
 }
 
 impl Tool {
     /// All of them.
-    pub const ALL: [Tool; 5] = [Tool::Protoc, Tool::NatsServer, Tool::Etcd, Tool::Etcdctl, Tool::CargoDeny];
+    pub const ALL: [Tool; 6] =
+        [Tool::Protoc, Tool::NatsServer, Tool::Etcd, Tool::Etcdctl, Tool::NatsPy, Tool::CargoDeny];
     /// What building the workspace needs.
     pub const TO_BUILD: [Tool; 1] = [Tool::Protoc];
-    /// What building, the tests, the demo and the benchmarks need.
+    /// What building, the demo and the benchmarks need.
     pub const TO_RUN: [Tool; 3] = [Tool::Protoc, Tool::NatsServer, Tool::Etcd];
+    /// What building and the tests need.
+    pub const TO_TEST: [Tool; 5] = [Tool::Protoc, Tool::NatsServer, Tool::Etcd, Tool::Etcdctl, Tool::NatsPy];
     /// What the lints need.
     pub const TO_LINT: [Tool; 2] = [Tool::Protoc, Tool::CargoDeny];
 
@@ -60,6 +65,7 @@ impl Tool {
             Tool::Etcd => "etcd",
             Tool::Etcdctl => "etcdctl",
             Tool::CargoDeny => "cargo-deny",
+            Tool::NatsPy => "nats-python",
         }
     }
 
@@ -67,6 +73,9 @@ impl Tool {
     fn version_arguments(self) -> &'static [&'static str] {
         match self {
             Tool::Etcdctl => &["version"],
+            Tool::NatsPy => {
+                &["-c", "import nats, nkeys, importlib.metadata as m; print(m.version('nats-py'))"]
+            }
             _ => &["--version"],
         }
     }
@@ -79,7 +88,14 @@ impl Tool {
             Tool::Etcd | Tool::Etcdctl => OLDEST_ETCD,
             // Older ones cannot read today's `cargo metadata`.
             Tool::CargoDeny => (0, 18),
+            Tool::NatsPy => (2, 16),
         }
+    }
+
+    /// Whether one found on the `PATH` would do.
+    fn may_be_linked(self) -> bool {
+        // protoc looks for its definitions beside itself, and nats-python is ours.
+        !matches!(self, Tool::Protoc | Tool::NatsPy)
     }
 }
 
@@ -162,7 +178,7 @@ pub fn bring(wanted: &[Tool]) -> Result<Tools> {
 /// Links a good one from the `PATH`, or fetches; returns where it came from.
 fn bring_one(tool: Tool, dir: &Path, scratch: &Scratch) -> Result<String> {
     let place = dir.join("bin").join(tool.program());
-    if tool != Tool::Protoc
+    if tool.may_be_linked()
         && let Some(found) = find_on_path(tool, dir, scratch)
     {
         install::link(&found, &place)?;
@@ -174,6 +190,7 @@ fn bring_one(tool: Tool, dir: &Path, scratch: &Scratch) -> Result<String> {
         Tool::Etcd => fetch::debian("etcd-server", "usr/bin/etcd", &place, scratch),
         Tool::Etcdctl => fetch::debian("etcd-client", "usr/bin/etcdctl", &place, scratch),
         Tool::CargoDeny => fetch::cargo_deny(dir, &place, scratch),
+        Tool::NatsPy => fetch::nats_py(dir, &place, scratch),
     }
 }
 
@@ -230,6 +247,7 @@ mod tests {
         assert_eq!(version("etcdctl version: 3.4.23\nAPI version: 3.4").as_deref(), Some("3.4.23"));
         assert_eq!(version("libprotoc 31.1").as_deref(), Some("31.1"));
         assert_eq!(version("cargo-deny 0.20.2").as_deref(), Some("0.20.2"));
+        assert_eq!(version("2.16.0\n").as_deref(), Some("2.16.0"));
         assert_eq!(version("no version here"), None);
     }
 
