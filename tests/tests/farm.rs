@@ -4,12 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use sealfarm_nats::bus::{Bus, Headers, Message};
-use sealfarm_nats::connect::{NatsAddress, connect};
-use sealfarm_nats::jetstream::JetStreamBus;
-use sealfarm_nats::subjects::Hub;
-use sealfarm_nats::wire;
+use anyhow::{Result, ensure};
 use sealfarm_tests::harness::{Scratch, Tools};
 use xtask::farm::{Farm, FarmOptions, SectorRow};
 use xtask::process;
@@ -111,60 +106,4 @@ fn an_agent_and_a_worker_killed_in_the_middle_lose_nothing() {
     farm.sites[0].workers.remove(0).kill();
     farm.restart_agent(0).unwrap();
     all_proving(&farm, 10).unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_result_that_does_not_decode_is_set_aside_with_its_reason_and_the_miner_goes_on() {
-    let farm = farm("poison", 1, 1).unwrap();
-    let hub = Hub("t01000".parse().unwrap());
-    let address = NatsAddress {
-        url: farm.hub.url(),
-        credentials: Some(farm.hub_credentials()),
-        name: "miner".to_owned(),
-        ..NatsAddress::default()
-    };
-    let bus = JetStreamBus::new(connect(&address).await.unwrap(), 1);
-    let subject = "seal.t01000.result.site-1.commit.7".to_owned();
-    for (n, payload) in ["not json", r#"{"v":9}"#].into_iter().enumerate() {
-        let headers = Headers::default().with(wire::MESSAGE_ID, format!("poison {n}"));
-        let message = Message { subject: subject.clone(), headers, payload: payload.into() };
-        bus.publish(message).await.unwrap();
-    }
-    pledge(&farm, 2).unwrap();
-    all_proving(&farm, 2).unwrap();
-    let dead = bus.stored(&hub.dead_stream(), &hub.dead_letters(), 10).await.unwrap();
-    let reasons: Vec<&str> = dead.iter().filter_map(|letter| letter.headers.value(wire::REASON)).collect();
-    assert_eq!(reasons.len(), 2, "{reasons:?}");
-    assert!(reasons[0].contains("does not decode") && reasons[1].contains("version 9"), "{reasons:?}");
-    assert!(dead.iter().all(|letter| letter.headers.value(wire::SUBJECT) == Some(subject.as_str())));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn agents_and_workers_are_listed_as_nats_services() {
-    let farm = farm("services", 1, 2).unwrap();
-    let site = &farm.sites[0];
-    let names = |url: String, key: std::path::PathBuf| async move {
-        let address =
-            NatsAddress { url, credentials: Some(key), name: "looker".to_owned(), ..NatsAddress::default() };
-        let client = connect(&address).await.unwrap();
-        services(&client).await.unwrap()
-    };
-    let at_hub = names(farm.hub.url(), farm.hub_credentials()).await;
-    assert!(at_hub.contains(&"sealfarm-agent".to_owned()), "{at_hub:?}");
-    let at_site = names(site.nats.url(), site.repo.join("site/agent.creds")).await;
-    assert_eq!(at_site.iter().filter(|name| *name == "sealfarm-worker").count(), 2, "{at_site:?}");
-}
-
-/// Who answers `$SRV.PING`, as `nats micro ls` asks it.
-async fn services(client: &async_nats::Client) -> Result<Vec<String>> {
-    use futures::StreamExt as _;
-    let inbox = client.new_inbox();
-    let mut answers = client.subscribe(inbox.clone()).await?;
-    client.publish_with_reply("$SRV.PING", inbox, "".into()).await?;
-    let mut names = Vec::new();
-    while let Ok(Some(answer)) = tokio::time::timeout(Duration::from_secs(1), answers.next()).await {
-        let pong: serde_json::Value = serde_json::from_slice(&answer.payload)?;
-        names.push(pong["name"].as_str().context("a service without a name")?.to_owned());
-    }
-    Ok(names)
 }

@@ -88,6 +88,13 @@ pub struct SiteOfFarm {
     _ports: PortBlock,
 }
 
+impl SiteOfFarm {
+    /// The agent's credentials for the site's server, where it may do everything.
+    pub fn credentials(&self) -> PathBuf {
+        self.repo.join("site/agent.creds")
+    }
+}
+
 /// A running farm.
 #[derive(Debug)]
 pub struct Farm {
@@ -255,7 +262,7 @@ impl Farm {
             let mut make = command("sealfarm-agent")?;
             make.arg("--repo").arg(&site.repo).args(["workers", "credentials", worker]);
             make.arg("--out").arg(&path);
-            run_quietly(make)?.success()?;
+            command::read(&mut make, COMMAND_LIMIT)?.success()?;
         }
         Ok(path)
     }

@@ -1,0 +1,157 @@
+//! Messages that nobody can use, on a real farm: set aside with the reason or dropped and counted, and
+//! the work goes on.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use sealfarm_common::failure::{Failure, FailureClass};
+use sealfarm_common::job::{AgentId, Fence, JobKind, JobResult, Outcome, named_id};
+use sealfarm_common::sector::{MinerId, ProverKind, SectorId, SectorNumber};
+use sealfarm_common::task::TaskKind;
+use sealfarm_nats::bus::{Bus, Headers, Message};
+use sealfarm_nats::connect::{NatsAddress, connect};
+use sealfarm_nats::jetstream::JetStreamBus;
+use sealfarm_nats::subjects::{Hub, Site};
+use sealfarm_nats::wire;
+use sealfarm_tests::harness::{Scratch, Tools};
+use xtask::farm::{Farm, FarmOptions};
+use xtask::wait;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const MINER: MinerId = MinerId(1000);
+
+fn farm(name: &str) -> Farm {
+    let options = FarmOptions {
+        prover: "null".to_owned(),
+        epoch_duration: "50ms".to_owned(),
+        challenge_delay: 1,
+        ..FarmOptions::default()
+    };
+    Farm::start(&Tools::locate().unwrap(), &Scratch::new(name).unwrap(), &options, |_| ()).unwrap()
+}
+
+/// Pledges two more sectors and waits until all there are are Proving.
+fn seals_on(farm: &Farm) {
+    farm.miner_command(&["sectors", "pledge", "--count", "2"]).unwrap().success().unwrap();
+    wait::until(LIMIT, "every sector Proving", || {
+        let rows = farm.sectors()?;
+        ensure!(rows.iter().all(|row| row.state == "Proving"), "{rows:?}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+async fn bus(url: String, credentials: PathBuf, user: &str) -> JetStreamBus {
+    let (credentials, name) = (Some(credentials), user.to_owned());
+    let address = NatsAddress { url, credentials, name, ..NatsAddress::default() };
+    JetStreamBus::new(connect(&address).await.unwrap(), 1)
+}
+
+async fn publish(bus: &JetStreamBus, subject: &str, payload: &str) {
+    let headers = Headers::default().with(wire::MESSAGE_ID, format!("{subject} {payload}"));
+    let message = Message { subject: subject.to_owned(), headers, payload: payload.to_owned().into() };
+    bus.publish(message).await.unwrap();
+}
+
+/// The reasons of the dead letters that came from `subject`, once there are `count`.
+async fn reasons(
+    bus: &JetStreamBus,
+    stream: &str,
+    pattern: &str,
+    subject: &str,
+    count: usize,
+) -> Result<Vec<String>> {
+    sealfarm_tests::harness::eventually(LIMIT, "dead letters", async || {
+        let letters = bus.stored(stream, pattern, 100).await?;
+        let reasons: Vec<String> = letters
+            .iter()
+            .filter(|letter| letter.headers.value(wire::SUBJECT) == Some(subject))
+            .filter_map(|letter| letter.headers.value(wire::REASON).map(str::to_owned))
+            .collect();
+        ensure!(reasons.len() == count, "{letters:?}");
+        Ok(reasons)
+    })
+    .await
+}
+
+const GARBAGE: [&str; 2] = ["not json", r#"{"v":9}"#];
+
+#[track_caller]
+fn tell_both(reasons: &[String]) {
+    assert!(reasons[0].contains("does not decode") && reasons[1].contains("version 9"), "{reasons:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_decode_at_the_hub_is_set_aside_and_miner_and_agent_go_on() {
+    let farm = farm("poison-hub");
+    let (hub, agent): (Hub, AgentId) = (Hub(MINER), "site-1".parse().unwrap());
+    let bus = bus(farm.hub.url(), farm.hub_credentials(), "miner").await;
+    for subject in [
+        hub.result(&agent, JobKind::Commit, SectorNumber(7)),
+        hub.job(&agent, JobKind::PreCommit, SectorNumber(7)),
+    ] {
+        for (n, payload) in GARBAGE.into_iter().enumerate() {
+            publish(&bus, &subject, payload).await;
+            // The queue of jobs holds one message under a subject.
+            let stream = hub.dead_stream();
+            reasons(&bus, &stream, &hub.dead_letters(), &subject, n + 1).await.unwrap();
+        }
+        tell_both(&reasons(&bus, &hub.dead_stream(), &hub.dead_letters(), &subject, 2).await.unwrap());
+    }
+    seals_on(&farm);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_decode_at_a_site_is_set_aside_and_agent_and_worker_go_on() {
+    let farm = farm("poison-site");
+    let place = &farm.sites[0];
+    let site = Site("site-1".parse().unwrap());
+    let bus = bus(place.nats.url(), place.credentials(), "agent").await;
+    for subject in
+        [site.task(TaskKind::PreCommit1, SectorNumber(7)), site.result(TaskKind::PreCommit1, SectorNumber(7))]
+    {
+        for (n, payload) in GARBAGE.into_iter().enumerate() {
+            publish(&bus, &subject, payload).await;
+            let stream = site.dead_stream();
+            reasons(&bus, &stream, &site.dead_letters(), &subject, n + 1).await.unwrap();
+        }
+        tell_both(&reasons(&bus, &site.dead_stream(), &site.dead_letters(), &subject, 2).await.unwrap());
+    }
+    seals_on(&farm);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_for_an_unknown_sector_or_with_an_old_fence_is_dropped_counted_and_logged_once() {
+    let farm = farm("stale-results");
+    seals_on(&farm);
+    let bus = bus(farm.hub.url(), farm.hub_credentials(), "miner").await;
+    let stale = |number: u64, fence: u64| JobResult {
+        id: named_id(&format!("nobody asked for {number} {fence}")),
+        sector: SectorId { miner: MINER, number: SectorNumber(number) },
+        kind: JobKind::Commit,
+        fence: Fence(fence),
+        agent: "site-1".parse().unwrap(),
+        prover: ProverKind::Null,
+        phases: Default::default(),
+        outcome: Outcome::Failed(Failure::new(FailureClass::Compute, "late")),
+    };
+    let before = farm.miner_json(&["sectors", "status", "1"]).unwrap();
+    for result in [stale(404, 1), stale(1, 0)] {
+        bus.publish(wire::job_result_message(&result).unwrap()).await.unwrap();
+    }
+    wait::until(LIMIT, "both counted", || {
+        let info = farm.miner_json(&["info"])?;
+        ensure!(info["dropped"]["unknown-sector"] == 1 && info["dropped"]["old-fence"] == 1, "{info}");
+        Ok(())
+    })
+    .unwrap();
+    let log = farm.miner.as_ref().unwrap().stderr_text().unwrap();
+    for why in ["unknown-sector", "old-fence"] {
+        assert_eq!(log.lines().filter(|line| line.contains(why)).count(), 1, "{log}");
+    }
+    assert_eq!(farm.miner_json(&["sectors", "status", "1"]).unwrap(), before, "the record is as it was");
+    seals_on(&farm);
+}
