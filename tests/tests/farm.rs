@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -63,6 +64,28 @@ fn sectors_go_from_pledge_to_proving_at_two_sites_within_the_wan_budget() {
     unique.dedup();
     assert_eq!(unique.len(), numbers.len());
     farm.stop().unwrap();
+}
+
+#[test]
+fn a_farm_of_large_sectors_is_rehearsed_with_the_null_prover_on_any_store() {
+    let options = FarmOptions {
+        sector_size: "32GiB".to_owned(),
+        prover: "null".to_owned(),
+        epoch_duration: "50ms".to_owned(),
+        challenge_delay: 1,
+        ..FarmOptions::default()
+    };
+    let scratch = Scratch::new("large").unwrap();
+    let farm = Farm::start(&Tools::locate().unwrap(), &scratch, &options, |_| ()).unwrap();
+    pledge(&farm, 2).unwrap();
+    for row in all_proving(&farm, 2).unwrap() {
+        assert_eq!(row.proof_bytes, Some(1920), "{row:?}");
+        assert!(row.wan_payload_bytes <= WAN_BUDGET_BYTES, "{row:?}");
+    }
+    let replica = farm.sites[0].store.join("sealed/s-t01000-1").metadata().unwrap();
+    assert_eq!(replica.len(), 32 << 30);
+    // A block counts 512 bytes, whatever the file system's own are.
+    assert!(replica.blocks() * 512 < 1 << 20, "the replica is no sparse file");
 }
 
 #[test]
