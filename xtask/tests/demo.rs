@@ -162,8 +162,9 @@ fn a_second_interrupt_does_not_wait_for_an_orderly_end() {
     demo.process.signal(Signal::INT).unwrap();
     demo.says("interrupted; ending");
     demo.process.signal(Signal::INT).unwrap();
-    demo.end(Duration::from_secs(5), 130);
+    let (_, stderr) = demo.end(Duration::from_secs(5), 130);
     demo.leaves_no_process();
+    demo.leaves_logs(&stderr);
 }
 
 fn is_miner(words: &str) -> bool {
