@@ -100,7 +100,7 @@ async def main(arguments):
         arguments.server,
         name="look",
         connect_timeout=PATIENCE_S,
-        max_reconnect_attempts=0,
+        allow_reconnect=False,
         error_cb=complain,
         **credentials(arguments.credentials),
     )

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -68,6 +68,10 @@ impl Running {
         let start = Instant::now();
         loop {
             if let Some(status) = self.look()? {
+                // Ctrl-C reaches a child that has just been made and does not lead its group yet.
+                if status.signal() == Some(Signal::INT.as_raw()) {
+                    interrupt::check()?;
+                }
                 return Ok(status);
             }
             if let Err(interrupted) = interrupt::check() {
