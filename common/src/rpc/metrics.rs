@@ -234,8 +234,8 @@ mod tests {
         .render();
         for line in [
             "sealfarm_build_info{version=\"1.2.3\"} 1",
-            "sealfarm_miner_leading 1",
-            "sealfarm_chain_epoch 77",
+            "sealfarm_miner_leading{} 1",
+            "sealfarm_chain_epoch{} 77",
             "sealfarm_sectors{state=\"Proving\"} 3",
             "sealfarm_sectors{state=\"Failed\"} 1",
             "sealfarm_miner_dropped_total{reason=\"old fence\"} 2",
@@ -262,9 +262,9 @@ mod tests {
             "sealfarm_tasks{task=\"commit-2\",state=\"queued\"} 7",
             "sealfarm_tasks{task=\"commit-2\",state=\"running\"} 0",
             "sealfarm_workers{task=\"finalize\"} 0",
-            "sealfarm_store_free_bytes 42",
-            "sealfarm_agent_dropped_total 0",
-            "sealfarm_jobs_in_custody 0",
+            "sealfarm_store_free_bytes{} 42",
+            "sealfarm_agent_dropped_total{} 0",
+            "sealfarm_jobs_in_custody{} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "`{line}` is not in\n{text}");
         }

@@ -278,7 +278,7 @@ mod tests {
         check("/ip4/300.0.0.1/tcp/1/http", "IPv4 address");
         check("/ip4/127.0.0.1/tcp/1/tls/p2p-circuit", "must follow /tls");
         check("/ip4/127.0.0.1/tcp/1/http/http", "nothing may follow");
-        check("/ip4/127.0.0.1/tcp/123456/http", "invalid digit");
+        check("/ip4/127.0.0.1/tcp/123456/http", "number too large");
         check("/dnsaddr/node/tcp/1/http", "must begin with");
         check("ftp://node", "the scheme `ftp`");
         check("http://", "names no host");
