@@ -2,7 +2,10 @@
 //! benchmarks share with them is the library beside this file.
 
 mod bench;
+mod compose;
 mod demo;
+mod docker;
+mod images;
 mod lint;
 mod test;
 
@@ -26,8 +29,12 @@ enum Command {
     Tools,
     /// Measure the farm and write docs/benchmarks.md
     Bench(bench::Arguments),
+    /// Test docker-compose.yml: up, seal, scale while sectors are in flight, reach nothing else, down
+    Compose(compose::Arguments),
     /// Start a farm on this machine, seal sectors, show how it goes
     Demo(demo::Arguments),
+    /// Build stand-ins for the images of docker-compose.yml, where no registry can be reached
+    Images(images::Arguments),
     /// Check format, lints, documentation, dependencies, licences and who imports whom
     Lint,
     /// Bring the tools, make the proof parameters, build once, and run every test
@@ -52,7 +59,9 @@ fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Compose(arguments) => compose::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Images(arguments) => images::run(&arguments),
         Command::Lint => lint::run(),
         Command::Test(arguments) => test::run(&arguments),
     }

@@ -110,6 +110,17 @@ pub(crate) fn ensure_parameters(tools: &Tools) -> Result<()> {
 fn cargo(tools: &Tools) -> Result<Command> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace::root());
+    // `cargo run` describes this package in the environment. Build scripts that look at it, ring's among
+    // them, would be run again, and all that needs them compiled again, at every change from a plain
+    // `cargo build` to the workshop and back.
+    for (name, _) in std::env::vars_os() {
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+        {
+            command.env_remove(name);
+        }
+    }
     set_environment(&mut command, tools)?;
     Ok(command)
 }

@@ -94,6 +94,12 @@ pub(super) fn nats_py(dir: &Path, place: &Path, scratch: &Scratch) -> Result<Str
 
 /// Downloads a Debian package and takes one file out, without installing it and without root.
 pub(super) fn debian(package: &str, file: &str, place: &Path, scratch: &Scratch) -> Result<String> {
+    install::copy(&debian_tree(package, scratch)?.join(file), place)?;
+    Ok(format!("from the Debian package {package}"))
+}
+
+/// Downloads a Debian package and unpacks it into a directory of the scratch directory.
+pub(super) fn debian_tree(package: &str, scratch: &Scratch) -> Result<PathBuf> {
     let downloads = scratch.dir(&format!("{package}-download"))?;
     let download = || {
         let mut apt = Command::new("apt-get");
@@ -109,8 +115,7 @@ pub(super) fn debian(package: &str, file: &str, place: &Path, scratch: &Scratch)
     let mut dpkg = Command::new("dpkg");
     dpkg.arg("-x").arg(only_file(&downloads)?).arg(&unpacked);
     step("dpkg-x", scratch, &mut dpkg, UNPACK_LIMIT)?;
-    install::copy(&unpacked.join(file), place)?;
-    Ok(format!("from the Debian package {package}"))
+    Ok(unpacked)
 }
 
 /// `apt-get update`, which needs root: as we are, or else through sudo if that asks nothing.

@@ -175,6 +175,14 @@ pub fn bring(wanted: &[Tool]) -> Result<Tools> {
     Ok(tools)
 }
 
+/// Downloads a Debian package and unpacks it into the scratch directory, without installing it.
+///
+/// # Errors
+/// When apt does not have it, or it does not unpack.
+pub fn debian_package(package: &str, scratch: &Scratch) -> Result<PathBuf> {
+    fetch::debian_tree(package, scratch)
+}
+
 /// Links a good one from the `PATH`, or fetches; returns where it came from.
 fn bring_one(tool: Tool, dir: &Path, scratch: &Scratch) -> Result<String> {
     let place = dir.join("bin").join(tool.program());
