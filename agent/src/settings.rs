@@ -2,11 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use sealfarm_common::address::ActorAddress;
+use sealfarm_common::bundle::{self, BundleFacts};
+use sealfarm_common::cli::EdgeFlags;
 use sealfarm_common::configuration::{
     ApiSection, ConfigurationError, Key, Loaded, Loader, Origin, SealAgentSection,
 };
 use sealfarm_common::job::AgentId;
 use sealfarm_common::sector::MinerId;
+use sealfarm_common::store::STORE_DIR;
 use sealfarm_nats::connect::NatsAddress;
 use sealfarm_nats::role::Role;
 use serde::Deserialize;
@@ -14,25 +18,25 @@ use serde::Deserialize;
 use crate::driver::Limits;
 
 /// The commented file that `config default` prints: its values are the lowest layer.
-pub const DEFAULTS: &str = include_str!("defaults.toml");
+pub const DEFAULTS: &str = bundle::AGENT_CONFIG;
 
 /// The file's name in the repository.
-pub const CONFIG_FILE: &str = "config.toml";
+pub const CONFIG_FILE: &str = bundle::CONFIG_FILE;
 
 /// Every key.
 pub const KEYS: &[Key] = &[
-    Key::new("Agent.Id"),
+    Key::new("Agent.Id").variable("SEALFARM_AGENT_ID"),
     Key::new("Farm.Miner").variable("MINER_ADDR"),
-    Key::new("SealAgent.EtcdAddrs").list(),
-    Key::new("SealAgent.ServeIP"),
-    Key::new("SealAgent.ServePort"),
-    Key::new("API.ListenAddress"),
-    Key::new("Hub.Url"),
-    Key::new("Hub.Credentials"),
-    Key::new("Site.Url"),
-    Key::new("Site.Credentials"),
-    Key::new("Store.Path"),
-    Key::new("Sealing.MaxSectorsInFlight"),
+    Key::new("SealAgent.EtcdAddrs").variable("SEALFARM_ETCD_ADDRS").list(),
+    Key::new("SealAgent.ServeIP").variable("SEALFARM_SERVE_IP"),
+    Key::new("SealAgent.ServePort").variable("SEALFARM_SERVE_PORT"),
+    Key::new("API.ListenAddress").variable("SEALFARM_API_LISTEN_ADDRESS"),
+    Key::new("Hub.Url").variable("SEALFARM_HUB_URL"),
+    Key::new("Hub.Credentials").variable("SEALFARM_HUB_CREDENTIALS"),
+    Key::new("Site.Url").variable("SEALFARM_SITE_URL"),
+    Key::new("Site.Credentials").variable("SEALFARM_SITE_CREDENTIALS"),
+    Key::new("Store.Path").variable("SEALFARM_STORE_PATH"),
+    Key::new("Sealing.MaxSectorsInFlight").variable("SEALFARM_MAX_SECTORS_IN_FLIGHT"),
 ];
 
 /// `[Agent]`: who this is.
@@ -100,12 +104,20 @@ pub struct Settings {
     pub sealing: SealingSection,
 }
 
-/// Reads the configuration of a repository.
+/// Reads the configuration of a repository: built-in values, its file, the environment.
 ///
 /// # Errors
 /// When the file is missing or not understood; names file, key and value.
 pub fn load(repo: &Path) -> Result<Loaded<Settings>, ConfigurationError> {
-    Loader::new(KEYS, DEFAULTS).file(repo.join(CONFIG_FILE)).process_environment().load()
+    load_with(repo, &EdgeFlags::default())
+}
+
+/// The same under the flags of the command line.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(repo: &Path, flags: &EdgeFlags) -> Result<Loaded<Settings>, ConfigurationError> {
+    flags.over(Loader::new(KEYS, DEFAULTS).file(repo.join(CONFIG_FILE)).process_environment()).load()
 }
 
 impl Settings {
@@ -120,17 +132,40 @@ impl Settings {
             .map_err(|e: sealfarm_common::name::InvalidName| refused("Agent.Id", e.to_string()))
     }
 
-    /// The miner.
+    /// The miner. It may be named by its owner's or worker's wallet, which the facts of the agent's
+    /// bundle know.
     ///
     /// # Errors
-    /// When it is not set or no miner's address.
-    pub fn miner(&self) -> Result<MinerId, ConfigurationError> {
-        sealfarm_common::address::miner_id(&self.farm.miner).map_err(|e| refused("Farm.Miner", e.to_string()))
+    /// When it is not set, no address, or a wallet that is not known to be the miner's.
+    pub fn miner(&self, facts: Option<&BundleFacts>) -> Result<MinerId, ConfigurationError> {
+        let told: ActorAddress =
+            self.farm.miner.parse().map_err(|e| refused("Farm.Miner", format!("{e}")))?;
+        match (told.id(), facts) {
+            (Some(miner), _) => Ok(miner),
+            (None, Some(facts)) if facts.farm.is_miner(&told) => Ok(facts.farm.miner),
+            (None, Some(facts)) => {
+                let miner = facts.farm.miner;
+                Err(refused(
+                    "Farm.Miner",
+                    format!("`{told}` is no wallet of miner {miner}, which this agent's bundle is for"),
+                ))
+            }
+            (None, None) => {
+                let reason = format!(
+                    "`{told}` is a wallet, and without a bundle its miner is not known; write the miner's ID address"
+                );
+                Err(refused("Farm.Miner", reason))
+            }
+        }
     }
 
     /// The store's directory.
     pub fn store_path(&self, repo: &Path) -> PathBuf {
-        if self.store.path.as_os_str().is_empty() { repo.join("store") } else { repo.join(&self.store.path) }
+        if self.store.path.as_os_str().is_empty() {
+            repo.join(STORE_DIR)
+        } else {
+            repo.join(&self.store.path)
+        }
     }
 
     /// Bounds for the driver.
@@ -174,31 +209,12 @@ fn refused(key: &str, reason: String) -> ConfigurationError {
     }
 }
 
-/// The commented default file with some values set; `values` are section, key and the TOML text.
-pub fn filled(values: &[(&str, &str, String)]) -> String {
-    let mut section = String::new();
-    let mut text = String::new();
-    for line in DEFAULTS.lines() {
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            name.clone_into(&mut section);
-        }
-        let key = line.split(" = ").next().unwrap_or_default();
-        match values.iter().find(|(of, name, _)| *of == section && *name == key) {
-            Some((_, _, value)) => text.push_str(&format!("{key} = {value}")),
-            None => text.push_str(line),
-        }
-        text.push('\n');
-    }
-    text
-}
-
-/// A string as TOML writes it.
-pub fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
 #[cfg(test)]
 mod tests {
+    use sealfarm_common::configuration::template::{filled, quoted};
+    use sealfarm_common::membership::{FarmInfo, Wallets};
+    use sealfarm_common::sector::{ProverKind, SectorSize};
+
     use super::*;
 
     fn load_text(text: &str) -> Result<Loaded<Settings>, ConfigurationError> {
@@ -209,18 +225,19 @@ mod tests {
 
     #[test]
     fn a_filled_file_reads_back_and_keeps_its_comments() {
-        let text = filled(&[
+        let values = [
             ("Agent", "Id", quoted("site-1")),
             ("Farm", "Miner", quoted("t01000")),
             ("SealAgent", "EtcdAddrs", "[\"a:2379\"]".into()),
             ("Hub", "Url", quoted("nats://hub:4222")),
             ("Site", "Credentials", quoted("/keys/agent.creds")),
             ("Store", "Path", quoted("/mnt/a \"b\"")),
-        ]);
+        ];
+        let text = filled(DEFAULTS, &values);
         assert_eq!(text.matches('#').count(), DEFAULTS.matches('#').count());
         let settings = load_text(&text).unwrap().value;
         assert_eq!(settings.agent().unwrap().as_str(), "site-1");
-        assert_eq!(settings.miner().unwrap(), MinerId(1000));
+        assert_eq!(settings.miner(None).unwrap(), MinerId(1000));
         assert_eq!(settings.seal_agent.etcd_addrs, ["a:2379"]);
         let repo = Path::new("/repo");
         assert_eq!(settings.store_path(repo), Path::new("/mnt/a \"b\""));
@@ -239,13 +256,29 @@ mod tests {
     }
 
     #[test]
+    fn a_miner_may_be_named_by_a_wallet_that_the_bundle_knows() {
+        let wallet = |byte| ActorAddress::of_bls_key(&[byte; 48]);
+        let wallets = Wallets { owner: Some(wallet(1)), worker: Some(wallet(2)) };
+        let farm = FarmInfo::new(MinerId(1000), SectorSize::KiB2, ProverKind::Null).with_wallets(wallets);
+        let facts = BundleFacts::new("a".parse().unwrap(), farm, jiff::Timestamp::UNIX_EPOCH);
+        let miner = |address: &ActorAddress, facts| {
+            let settings = load_text(&format!("[Farm]\nMiner = '{address}'\n")).unwrap().value;
+            settings.miner(facts).map_err(|e| e.to_string())
+        };
+        assert_eq!(miner(&wallet(2), Some(&facts)), Ok(MinerId(1000)));
+        let stranger = miner(&wallet(3), Some(&facts)).unwrap_err();
+        assert!(stranger.contains(&wallet(3).to_string()) && stranger.contains("t01000"), "{stranger}");
+        assert!(miner(&wallet(2), None).unwrap_err().contains("without a bundle"));
+    }
+
+    #[test]
     fn values_that_cannot_be_are_refused_by_key() {
         let check = |text: &str, part: &str| {
             let settings = load_text(text).unwrap().value;
             let error = settings
                 .agent()
                 .map(drop)
-                .and(settings.miner().map(drop))
+                .and(settings.miner(None).map(drop))
                 .and(settings.limits().map(drop))
                 .unwrap_err()
                 .to_string();

@@ -125,7 +125,7 @@ mod tests {
             worker: worker.parse().unwrap(),
             version: "0.1.0".into(),
             host: "rack-1".into(),
-            miner: MinerId(1000),
+            miner: MinerId(1000).into(),
             sector_size,
             prover: ProverKind::Null,
             slots: BTreeMap::from([(TaskKind::AddPiece, 2), (TaskKind::Commit2, 0)]),

@@ -13,9 +13,7 @@ use sealfarm_nats::server_conf::ServerPlace;
 /// The directory of keys in an agent's repository.
 pub const SITE_DIR: &str = "site";
 /// The agent's own credentials at its site, from the repository.
-pub const AGENT_CREDENTIALS: &str = "site/agent.creds";
-/// The agent's credentials at the hub, from the repository, where a bundle brought them.
-pub const HUB_CREDENTIALS: &str = "hub.creds";
+pub const AGENT_CREDENTIALS: &str = sealfarm_common::bundle::SITE_CREDENTIALS;
 
 /// Makes a site's server in the repository `repo`: `site/` with its keys, `site.conf` for
 /// `nats-server --config`, `agent.creds`, and `system.creds` for `nats server` commands. Gives the

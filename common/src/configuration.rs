@@ -15,6 +15,7 @@ mod endpoint;
 mod section;
 
 pub mod duration_text;
+pub mod template;
 
 pub use endpoint::{Endpoint, InvalidEndpoint, endpoints};
 pub use section::{ApiSection, SealAgentSection, ServeAddresses};
@@ -86,7 +87,7 @@ impl fmt::Display for Origin {
 /// One effective value, for `config show`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Setting {
-    /// The value as given; `"…"` for a secret.
+    /// The value as given; of a secret only `set` or `unset`.
     pub value: serde_json::Value,
     /// Where it came from.
     pub origin: Origin,
@@ -163,7 +164,7 @@ pub enum ConfigurationError {
         place: String,
     },
     /// An etcd endpoint is mistyped.
-    #[error("[SealAgent] EtcdAddrs in {place}: {source}")]
+    #[error("[SealAgent] EtcdAddrs in {place}: {source}\n    {}\n    {}", source.value, source.caret())]
     EtcdEndpoint {
         /// The file to look in.
         place: String,
@@ -202,7 +203,12 @@ impl ConfigurationError {
             Self::EtcdEndpoint { .. } => {
                 Some("write each endpoint as host:port, in quotes of its own".into())
             }
-            Self::Syntax { .. } | Self::Value { .. } => None,
+            Self::Value { origin: Origin::File(path), .. } => {
+                Some(format!("correct it in {}", path.display()))
+            }
+            Self::Value { origin: Origin::Environment(name), .. } => Some(format!("correct or unset {name}")),
+            Self::Value { origin: Origin::Flag, .. } => Some("correct the flag".into()),
+            Self::Syntax { .. } | Self::Value { origin: Origin::Default, .. } => None,
         }
     }
 }
@@ -355,10 +361,12 @@ impl<'a> Loader<'a> {
         let mut settings = BTreeMap::new();
         for key in self.keys {
             let Some(origin) = origins.get(key.name) else { continue };
-            let value = if key.secret {
-                "…".into()
-            } else {
-                config.get::<serde_json::Value>(key.name).map_err(|error| self.refuse(error, origins))?
+            let value: serde_json::Value =
+                config.get(key.name).map_err(|error| self.refuse(error, origins))?;
+            let unset = matches!(value.as_str(), Some(""));
+            let value = match key.secret {
+                true => if unset { "unset" } else { "set" }.into(),
+                false => value,
             };
             settings.insert(key.name.to_owned(), Setting { value, origin: origin.clone() });
         }

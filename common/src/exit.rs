@@ -78,6 +78,16 @@ impl ExitError {
     }
 }
 
+impl From<ConfigurationError> for ExitError {
+    fn from(error: ConfigurationError) -> Self {
+        let exit = Self::new(ExitCode::BadInput, error.to_string());
+        match error.next_step() {
+            Some(next) => exit.next(next),
+            None => exit,
+        }
+    }
+}
+
 /// Prints `error: …` and, where one is known, `next: …` to stderr, and gives the code to exit with.
 pub fn report(error: &(dyn Error + 'static)) -> std::process::ExitCode {
     let (code, text) = render(error);

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::address::ActorAddress;
 use crate::membership::FarmInfo;
-use crate::sector::{MinerId, ProverKind, SectorSize};
+use crate::sector::{ProverKind, SectorSize};
 use crate::task::{TaskKind, WorkerId};
 
 /// A worker says so often that it is there.
@@ -23,8 +24,9 @@ pub struct JoinRequest {
     pub version: String,
     /// The host it runs on.
     pub host: String,
-    /// Which miner it was told to work for (`MINER_ADDR`).
-    pub miner: MinerId,
+    /// Which miner it was told to work for (`MINER_ADDR`): its ID address, or its owner's or
+    /// worker's wallet.
+    pub miner: ActorAddress,
     /// Which sectors it was told to seal (`SECTOR_SIZE`).
     pub sector_size: SectorSize,
     /// Which prover it was told to use.
@@ -39,7 +41,7 @@ pub struct JoinRequest {
 impl JoinRequest {
     /// Why this worker does not fit `farm`: names both values.
     pub fn mismatch(&self, farm: &FarmInfo) -> Option<String> {
-        if self.miner != farm.miner {
+        if !farm.is_miner(&self.miner) {
             return Some(format!(
                 "the worker is set up for miner {}, the farm is miner {}",
                 self.miner, farm.miner

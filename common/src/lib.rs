@@ -21,6 +21,10 @@ pub mod task;
 pub mod tls;
 pub mod token;
 
+#[cfg(feature = "bundle")]
+pub mod bundle;
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "process")]
 pub mod configuration;
 #[cfg(feature = "process")]
@@ -29,6 +33,8 @@ pub mod exit;
 pub mod output;
 #[cfg(feature = "process")]
 pub mod readiness;
+#[cfg(feature = "process")]
+pub mod repository;
 #[cfg(feature = "process")]
 pub mod shutdown;
 #[cfg(feature = "process")]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::address::ActorAddress;
 use crate::job::{AgentId, JobKind};
 use crate::sector::{MinerId, ProverKind, SealProof, SectorSize};
 use crate::task::TaskKind;
@@ -51,6 +52,9 @@ pub struct FarmInfo {
     /// The chain its proofs go to.
     #[serde(default)]
     pub chain: ChainKind,
+    /// The wallets that stand for the miner.
+    #[serde(flatten)]
+    pub wallets: Wallets,
 }
 
 /// Which chain a farm's proofs go to.
@@ -73,18 +77,49 @@ impl std::fmt::Display for ChainKind {
     }
 }
 
+/// The wallets of a miner. They may change on the chain, so a farm does not have to agree on them:
+/// they are known so that a wallet's address names the miner too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wallets {
+    /// Whom the miner belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<ActorAddress>,
+    /// Whose key signs for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<ActorAddress>,
+}
+
+impl Wallets {
+    /// None is known.
+    pub const UNKNOWN: Self = Self { owner: None, worker: None };
+}
+
 impl FarmInfo {
     /// The schema this build speaks.
     pub const SCHEMA: u32 = 1;
 
-    /// A farm of this build's schema on the dev chain; the proof follows from the size.
+    /// A farm of this build's schema on the dev chain; the proof follows from the size, wallets are
+    /// not known.
     pub const fn new(miner: MinerId, sector_size: SectorSize, prover: ProverKind) -> Self {
         let (schema, proof, chain) = (Self::SCHEMA, sector_size.seal_proof(), ChainKind::Dev);
-        Self { schema, miner, sector_size, proof, prover, chain }
+        Self { schema, miner, sector_size, proof, prover, chain, wallets: Wallets::UNKNOWN }
+    }
+
+    /// The same farm, with the wallets of its miner.
+    #[must_use]
+    pub const fn with_wallets(self, wallets: Wallets) -> Self {
+        Self { wallets, ..self }
+    }
+
+    /// Whether `address` stands for the farm's miner: its ID, its owner or its worker.
+    pub fn is_miner(&self, address: &ActorAddress) -> bool {
+        *address == self.miner.into()
+            || self.wallets.owner.as_ref() == Some(address)
+            || self.wallets.worker.as_ref() == Some(address)
     }
 
     /// Every difference between the farm (`self`) and what `other` expects, both values named;
-    /// `None` where they agree.
+    /// `None` where they agree. Wallets may differ.
     pub fn mismatch(&self, other: &Self) -> Option<String> {
         let fields = [
             ("schema", self.schema.to_string(), other.schema.to_string()),
@@ -130,6 +165,28 @@ pub fn farm_key(miner: MinerId) -> String {
     format!("/sealfarm/{miner}/farm")
 }
 
+/// The prefix of what is remembered of a miner's agents: `/sealfarm/<m>/seen/`.
+pub fn sightings_prefix(miner: MinerId) -> String {
+    format!("/sealfarm/{miner}/seen/")
+}
+
+/// The key of an agent's [`Sighting`]: `/sealfarm/<m>/seen/<a>`, under no lease.
+pub fn sighting_key(miner: MinerId, agent: &AgentId) -> String {
+    format!("{}{agent}", sightings_prefix(miner))
+}
+
+/// When an agent was seen last, and what it said of itself then. Written by the miner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sighting {
+    /// What it said.
+    pub info: AgentInfo,
+    /// When its key was last known to be present.
+    pub at: Timestamp,
+}
+
+/// At most so many agents that are gone are remembered; those seen last are kept.
+pub const REMEMBERED_MAX: usize = 256;
+
 /// Whether an agent's key is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
@@ -169,6 +226,8 @@ pub enum MembershipEvent {
     Delete(AgentId),
     /// All keys as they stand: who is missing here is gone.
     Resync(Vec<AgentInfo>),
+    /// Who was there in earlier times: gone, unless its key is present.
+    Remembered(Vec<Sighting>),
 }
 
 /// What an event changed: for the log and for whoever waits for an agent.
@@ -203,6 +262,35 @@ impl Members {
                 changes.extend(missing.into_iter().filter_map(|agent| self.delete(agent, now)));
                 changes
             }
+            MembershipEvent::Remembered(sightings) => {
+                for Sighting { info, at } in sightings {
+                    let gone = Member { info, state: MemberState::Gone { since: at } };
+                    self.0.entry(gone.info.id.clone()).or_insert(gone);
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    /// What is to be remembered at `now`: the live, and of the gone the [`REMEMBERED_MAX`] seen last;
+    /// and, apart, the gone that are forgotten.
+    pub fn sightings(&self, now: Timestamp) -> (Vec<Sighting>, Vec<AgentId>) {
+        let seen = |member: &Member| match member.state {
+            MemberState::Live => now,
+            MemberState::Gone { since } => since,
+        };
+        let sighting = |member: &Member| Sighting { info: member.info.clone(), at: seen(member) };
+        let (live, mut gone): (Vec<_>, Vec<_>) = self.0.values().partition(|member| member.is_live());
+        gone.sort_by_key(|member| std::cmp::Reverse(seen(member)));
+        let forgotten = gone.split_off(gone.len().min(REMEMBERED_MAX));
+        let kept = live.into_iter().chain(gone).map(sighting).collect();
+        (kept, forgotten.into_iter().map(|member| member.info.id.clone()).collect())
+    }
+
+    /// Drops an agent that is gone.
+    pub fn forget(&mut self, agent: &AgentId) {
+        if self.0.get(agent).is_some_and(|member| !member.is_live()) {
+            self.0.remove(agent);
         }
     }
 
@@ -211,7 +299,7 @@ impl Members {
         self.0.values().filter(|member| member.is_live()).map(|member| &member.info)
     }
 
-    /// All agents ever seen by this process, by name.
+    /// All agents known, live and gone, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&AgentId, &Member)> {
         self.0.iter()
     }
@@ -328,6 +416,55 @@ mod tests {
         let mut members = Members::default();
         assert_eq!(members.apply(MembershipEvent::Delete("x".parse().unwrap()), at(1)), []);
         assert_eq!(members, Members::default());
+    }
+
+    #[test]
+    fn agents_of_earlier_times_are_gone_since_they_were_seen_and_come_back_as_any() {
+        let mut members = Members::default();
+        members.apply(MembershipEvent::Resync(vec![info("a")]), at(10));
+        let seen = |id: &str, second| Sighting { info: info(id), at: at(second) };
+        let remembered = MembershipEvent::Remembered(vec![seen("a", 1), seen("b", 2)]);
+        assert_eq!(members.apply(remembered, at(11)), []);
+        assert_eq!(live(&members), ["a"]);
+        let b: AgentId = "b".parse().unwrap();
+        assert_eq!(members.member(&b).unwrap().state, MemberState::Gone { since: at(2) });
+        assert_eq!(members.sightings(at(12)), (vec![seen("a", 12), seen("b", 2)], vec![]));
+        let back = members.apply(MembershipEvent::Put(info("b")), at(13));
+        assert_eq!(back, [MembershipChange::Joined(b)]);
+    }
+
+    #[test]
+    fn of_the_gone_those_seen_last_are_remembered_and_the_others_forgotten() {
+        let mut members = Members::default();
+        let sightings = (0..REMEMBERED_MAX + 2)
+            .map(|n| Sighting { info: info(&format!("a{n}")), at: at(i64::try_from(n).unwrap()) });
+        members.apply(MembershipEvent::Remembered(sightings.collect()), at(1000));
+        let (kept, forgotten) = members.sightings(at(1000));
+        assert_eq!(kept.len(), REMEMBERED_MAX);
+        let id = |text: &str| text.parse::<AgentId>().unwrap();
+        assert_eq!(forgotten, [id("a1"), id("a0")]);
+        members.forget(&id("a0"));
+        assert_eq!(members.member(&id("a0")), None);
+    }
+
+    #[test]
+    fn a_miner_is_named_by_its_id_its_owner_or_its_worker_on_either_network() {
+        let wallet = |byte| ActorAddress::of_bls_key(&[byte; 48]);
+        let wallets = Wallets { owner: Some(wallet(1)), worker: Some(wallet(2)) };
+        let farm = FarmInfo::new(MinerId(1000), SectorSize::KiB2, ProverKind::Null).with_wallets(wallets);
+        for name in ["t01000", "f01000", &wallet(1).to_string(), &wallet(2).to_string()] {
+            assert!(farm.is_miner(&name.parse().unwrap()), "{name}");
+        }
+        for name in ["t01001", &wallet(3).to_string()] {
+            assert!(!farm.is_miner(&name.parse().unwrap()), "{name}");
+        }
+        let json = serde_json::to_value(&farm).unwrap();
+        assert_eq!(json["worker"], wallet(2).to_string());
+        assert_eq!(serde_json::from_value::<FarmInfo>(json).unwrap(), farm);
+        let plain = FarmInfo::new(MinerId(1000), SectorSize::KiB2, ProverKind::Null);
+        assert_eq!(farm.mismatch(&plain), None, "wallets may change");
+        expect![[r#"{"schema":1,"miner":"t01000","sector_size":"2KiB","proof":"StackedDrg2KiBV1_1","prover":"null","chain":"dev"}"#]]
+            .assert_eq(&serde_json::to_string(&plain).unwrap());
     }
 
     #[test]

@@ -17,6 +17,8 @@ use crate::sector::{MinerId, ProverKind, SectorId, SectorSize};
 
 /// The file that says whose store a directory is.
 const IDENTITY_FILE: &str = "sealfarm-store.json";
+/// Where an agent's store lies in its directory, unless configured otherwise.
+pub const STORE_DIR: &str = "store";
 /// The directories of a store; all exist from the start.
 const DIRECTORIES: [&str; 5] = ["unsealed", "sealed", "cache", "manifest", "attempt"];
 
@@ -145,11 +147,14 @@ impl Store {
         Ok(Self { root: root.to_owned(), identity })
     }
 
-    /// Opens a store that exists.
+    /// Opens a store that exists: in `root`, or in `store` there, where `root` is its agent's directory.
     ///
     /// # Errors
     /// When it is missing, not a store, damaged, or cannot be written.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let within = root.join(STORE_DIR);
+        let is_agents = !root.join(IDENTITY_FILE).exists() && within.join(IDENTITY_FILE).exists();
+        let root = if is_agents { &within } else { root };
         let missing = |reason: String| StoreError::Missing { path: root.to_owned(), reason };
         match fs::metadata(root) {
             Ok(meta) if meta.is_dir() => {}
@@ -383,6 +388,15 @@ mod tests {
         fs::write(dir.path().join("thesis.tex"), "").unwrap();
         let error = Store::create(dir.path(), MinerId(1000), &agent("a")).unwrap_err().to_string();
         assert!(error.contains("thesis.tex"), "{error}");
+    }
+
+    #[test]
+    fn a_store_is_found_by_its_agents_directory_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let agent: AgentId = "site-1".parse().unwrap();
+        let made = Store::create(&dir.path().join(STORE_DIR), MinerId(1000), &agent).unwrap();
+        let found = Store::open(dir.path()).unwrap();
+        assert_eq!((found.identity(), found.root()), (made.identity(), made.root()));
     }
 
     #[test]

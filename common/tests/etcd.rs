@@ -9,11 +9,15 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use etcd_client::WatchOptions;
+use sealfarm_common::address::ActorAddress;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::configuration::Endpoint;
 use sealfarm_common::etcd::{Etcd, EtcdError, Leadership};
 use sealfarm_common::exit::ExitCode;
-use sealfarm_common::membership::{AgentInfo, FarmInfo, Members, agent_key, leader_key};
+use sealfarm_common::membership::{
+    AgentInfo, FarmInfo, MemberState, Members, Sighting, Wallets, agent_key, leader_key, sightings_prefix,
+};
 use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -197,6 +201,52 @@ async fn a_farm_is_written_once_and_one_that_differs_is_refused_with_both_values
     let error = etcd.create_farm(&other).await.unwrap_err();
     assert!(error.to_string().contains("sector size is 2KiB in the farm and 32GiB here"), "{error}");
     assert_eq!(error.exit_code(), ExitCode::Refused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_miners_wallets_in_the_farm_follow_the_miner() {
+    let server = Server::start();
+    let etcd = server.connect().await;
+    let farm = FarmInfo::new(MINER, SectorSize::KiB2, ProverKind::Null);
+    etcd.create_farm(&farm).await.unwrap();
+    let owner = Some(ActorAddress::of_bls_key(&[1; 48]));
+    let moved = farm.with_wallets(Wallets { owner, worker: None });
+    etcd.create_farm(&moved).await.unwrap();
+    assert_eq!(etcd.farm(MINER).await.unwrap(), Some(moved));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_miner_started_later_knows_who_was_there_and_until_when() {
+    let server = Server::start();
+    let etcd = server.connect().await;
+    let mut client = server.operator().await;
+    let options = WatchOptions::new().with_prefix().with_start_revision(1);
+    let mut written = client.watch(sightings_prefix(MINER), Some(options)).await.unwrap();
+    let (agent_down, first_miner) = (CancellationToken::new(), CancellationToken::new());
+    let mut members = etcd.watch_members(MINER, Clock::system(), first_miner.clone()).await.unwrap();
+    let agent = etcd.register(MINER, info("site-1"), TTL, agent_down.clone());
+    until(&mut members, "it comes", |members| live(members) == ["site-1"]).await;
+    agent_down.cancel();
+    agent.ended().await;
+    until(&mut members, "it goes", |members| live(members).is_empty()).await;
+    let id = "site-1".parse().unwrap();
+    let gone = members.borrow().member(&id).unwrap().clone();
+    let MemberState::Gone { since } = gone.state else { panic!("{gone:?}") };
+    let remembered = async {
+        loop {
+            let message = written.message().await.unwrap().unwrap();
+            let values = message.events().iter().filter_map(|event| event.kv()).map(|kv| kv.value());
+            let mut sightings = values.map(|value| serde_json::from_slice::<Sighting>(value).unwrap());
+            if sightings.any(|sighting| sighting.at == since) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, remembered).await.unwrap();
+    first_miner.cancel();
+
+    let later = etcd.watch_members(MINER, Clock::system(), CancellationToken::new()).await.unwrap();
+    assert_eq!(later.borrow().member(&id), Some(&gone));
 }
 
 #[tokio::test(flavor = "multi_thread")]

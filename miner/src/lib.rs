@@ -4,6 +4,7 @@
 //! touches sector data, and never removes a file of a site.
 
 pub mod api;
+pub mod bundle;
 pub mod chain;
 pub mod cli;
 pub mod driver;

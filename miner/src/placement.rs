@@ -36,7 +36,7 @@ impl fmt::Display for NoAgent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("can not found any server: ")?;
         if self.lacks.is_empty() {
-            return f.write_str("no agent was seen since this miner started");
+            return f.write_str("no agent was started yet");
         }
         for (index, (agent, lack)) in self.lacks.iter().enumerate() {
             let separator = if index == 0 { "" } else { "; " };
@@ -52,10 +52,11 @@ impl NoAgent {
     /// What the operator does about it.
     pub fn next_step(&self) -> &'static str {
         if self.lacks.is_empty() {
-            "start `sealfarm-agent run` at a site, check that its [SealAgent] EtcdAddrs is this farm's etcd, \
-             then look at `sealfarm-miner agents list`"
+            "make a bundle with `sealfarm-miner pack`, start `sealfarm-agent run` at a site, and check that \
+             its [SealAgent] EtcdAddrs and its miner are this farm's"
         } else {
-            "see `sealfarm-miner agents list`, and the log of the agent that should have taken it"
+            "look at `sealfarm-miner agents list`; of an agent that is gone, look whether it runs, at the end \
+             of its log, and whether it reaches etcd"
         }
     }
 }
@@ -76,7 +77,7 @@ pub fn place(
     let mut able = Vec::new();
     for (agent, member) in members.iter() {
         let lack = match member.state {
-            MemberState::Gone { since } => Some(format!("is gone, it was last seen at {since:.0}")),
+            MemberState::Gone { since } => Some(format!("is gone, it was seen last at {since:.0}")),
             MemberState::Live => lack_of(&member.info, load(agent), size, prover),
         };
         match lack {
@@ -181,7 +182,7 @@ mod tests {
 
     #[test]
     fn without_any_agent_the_error_begins_with_the_words_operators_know() {
-        check(vec![], &[], expect!["can not found any server: no agent was seen since this miner started"]);
+        check(vec![], &[], expect!["can not found any server: no agent was started yet"]);
     }
 
     #[test]
@@ -206,7 +207,7 @@ mod tests {
         let gone = MembershipEvent::Delete("a".parse().unwrap());
         members.apply(gone, "2026-11-22T10:05:00Z".parse().unwrap());
         let none = place(&members, &BTreeMap::new(), SIZE, ProverKind::Filecoin).unwrap_err();
-        expect!["can not found any server: a is gone, it was last seen at 2026-11-22T10:05:00Z"]
+        expect!["can not found any server: a is gone, it was seen last at 2026-11-22T10:05:00Z"]
             .assert_eq(&none.to_string());
     }
 

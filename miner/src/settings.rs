@@ -3,20 +3,27 @@
 use std::path::Path;
 use std::time::Duration;
 
+use sealfarm_common::address::ActorAddress;
+use sealfarm_common::cli::EdgeFlags;
 use sealfarm_common::configuration::{
-    ApiSection, ConfigurationError, Key, Loaded, Loader, SealAgentSection, duration_text,
+    ApiSection, ConfigurationError, Key, Loaded, Loader, Origin, SealAgentSection, duration_text,
 };
-use sealfarm_common::membership::FarmInfo;
+use sealfarm_common::membership::{FarmInfo, Wallets};
 use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
 use sealfarm_nats::connect::NatsAddress;
 use sealfarm_nats::role::Role;
 use serde::{Deserialize, Serialize};
 
-use crate::chain::dev::DevChainConfig;
+use crate::chain::dev::{self, DevChainConfig};
+
+/// Names the miner to workers and agents. A miner's own store says whose it is; this must agree.
+const MINER_ADDR: &str = "MINER_ADDR";
 
 /// Every key of the file, and the variable that overrides it.
 pub const KEYS: &[Key] = &[
-    Key::new("Farm.Miner").variable("MINER_ADDR"),
+    Key::new("Farm.Miner"),
+    Key::new("Farm.Owner"),
+    Key::new("Farm.Worker"),
     Key::new("Farm.SectorSize").variable("SECTOR_SIZE"),
     Key::new("Farm.Prover").variable("SEALFARM_PROVER"),
     Key::new("API.ListenAddress").variable("SEALFARM_API_LISTEN_ADDRESS"),
@@ -38,6 +45,12 @@ pub const KEYS: &[Key] = &[
 pub struct FarmSection {
     /// Whose sectors.
     pub miner: MinerId,
+    /// The miner's owner; the dev chain's, where none is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<ActorAddress>,
+    /// The miner's worker; the dev chain's, where none is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<ActorAddress>,
     /// The size of all of them.
     pub sector_size: SectorSize,
     /// The prover whose results are used.
@@ -90,8 +103,28 @@ pub struct Settings {
 
 impl Settings {
     /// The farm as it is agreed on in etcd.
-    pub const fn farm_info(&self) -> FarmInfo {
-        FarmInfo::new(self.farm.miner, self.farm.sector_size, self.farm.prover)
+    pub fn farm_info(&self) -> FarmInfo {
+        let chains = dev::wallets(self.farm.miner);
+        let wallets =
+            Wallets { owner: self.farm.owner.or(chains.owner), worker: self.farm.worker.or(chains.worker) };
+        FarmInfo::new(self.farm.miner, self.farm.sector_size, self.farm.prover).with_wallets(wallets)
+    }
+
+    /// Checks that `named` (the value of `MINER_ADDR`) is this miner: its ID, its owner or its worker.
+    ///
+    /// # Errors
+    /// When it is not; both are named.
+    pub fn expect_miner(&self, named: &str) -> Result<(), ConfigurationError> {
+        let miner = self.farm.miner;
+        let reason = match named.trim().parse::<ActorAddress>() {
+            Ok(address) if self.farm_info().is_miner(&address) => return Ok(()),
+            Ok(address) => {
+                format!("`{address}` is neither this store's miner {miner} nor its owner or worker")
+            }
+            Err(error) => error.to_string(),
+        };
+        let origin = Origin::Environment(MINER_ADDR.to_owned());
+        Err(ConfigurationError::Value { key: "Farm.Miner".to_owned(), origin, reason })
     }
 
     /// The hub, as the miner of this repository connects to it.
@@ -111,8 +144,21 @@ impl Settings {
 /// # Errors
 /// Names file, key and value.
 pub fn load(repo: &Path) -> Result<Loaded<Settings>, ConfigurationError> {
+    load_with(repo, &EdgeFlags::default())
+}
+
+/// The same under the flags of the command line.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(repo: &Path, flags: &EdgeFlags) -> Result<Loaded<Settings>, ConfigurationError> {
     let defaults = FileValues::default().render();
-    Loader::new(KEYS, &defaults).file(repo.join(CONFIG_FILE)).process_environment().load()
+    let loader = Loader::new(KEYS, &defaults).file(repo.join(CONFIG_FILE)).process_environment();
+    let loaded: Loaded<Settings> = flags.over(loader).load()?;
+    match std::env::var(MINER_ADDR).ok().filter(|named| !named.trim().is_empty()) {
+        Some(named) => loaded.value.expect_miner(&named).map(|()| loaded),
+        None => Ok(loaded),
+    }
 }
 
 /// The configuration's name in the repository.
@@ -123,6 +169,10 @@ pub const CONFIG_FILE: &str = "config.toml";
 pub struct FileValues {
     /// `[Farm] Miner`; commented out where it is not known.
     pub miner: Option<MinerId>,
+    /// `[Farm] Owner`; commented out where the dev chain's is meant.
+    pub owner: Option<ActorAddress>,
+    /// `[Farm] Worker`; likewise.
+    pub worker: Option<ActorAddress>,
     /// `[Farm] SectorSize`.
     pub sector_size: SectorSize,
     /// `[Farm] Prover`.
@@ -149,6 +199,8 @@ impl Default for FileValues {
     fn default() -> Self {
         Self {
             miner: None,
+            owner: None,
+            worker: None,
             sector_size: SectorSize::GiB32,
             prover: ProverKind::Filecoin,
             listen_address: "/ip4/127.0.0.1/tcp/2345/http".into(),
@@ -169,6 +221,10 @@ impl FileValues {
         let quoted = |text: &str| format!("{text:?}");
         let etcd: Vec<String> = self.etcd_addrs.iter().map(|text| quoted(text)).collect();
         let miner = self.miner.map_or_else(|| "# Miner = \"t01000\"".into(), |m| format!("Miner = \"{m}\""));
+        let wallet = |key: &str, address: Option<ActorAddress>| {
+            address.map_or_else(|| format!("# {key} = \"t3…\""), |address| format!("{key} = \"{address}\""))
+        };
+        let (owner, worker) = (wallet("Owner", self.owner), wallet("Worker", self.worker));
         let delay = self
             .challenge_delay
             .map_or_else(|| "# ChallengeDelay = 10".into(), |epochs| format!("ChallengeDelay = {epochs}"));
@@ -177,8 +233,11 @@ impl FileValues {
 # Every key can be overridden by the environment variable named beside it.
 
 [Farm]
-# The miner's ID address. MINER_ADDR
+# The miner's ID address. MINER_ADDR, where it is set, must name the same miner.
 {miner}
+# The miner's wallets, by which MINER_ADDR may name it too; the embedded dev chain's unless set.
+{owner}
+{worker}
 # 2KiB, 8MiB, 512MiB, 32GiB or 64GiB. SECTOR_SIZE
 SectorSize = "{size}"
 # `filecoin` seals; `null` only rehearses the farm and proves nothing. SEALFARM_PROVER
@@ -242,8 +301,10 @@ mod tests {
 
     #[test]
     fn what_init_writes_reads_back_as_it_was_given() {
+        let owner = ActorAddress::of_bls_key(&[5; 48]);
         let values = FileValues {
             miner: Some(MinerId(1000)),
+            owner: Some(owner),
             sector_size: SectorSize::KiB2,
             prover: ProverKind::Null,
             etcd_addrs: vec!["a:1".into(), "b:2".into()],
@@ -253,7 +314,9 @@ mod tests {
             ..FileValues::default()
         };
         let settings = read(&values.render()).unwrap();
-        assert_eq!(settings.farm_info(), FarmInfo::new(MinerId(1000), SectorSize::KiB2, ProverKind::Null));
+        let farm = FarmInfo::new(MinerId(1000), SectorSize::KiB2, ProverKind::Null);
+        let wallets = Wallets { owner: Some(owner), ..dev::wallets(MinerId(1000)) };
+        assert_eq!(settings.farm_info(), farm.with_wallets(wallets));
         assert_eq!(settings.seal_agent.etcd_addrs, ["a:1", "b:2"]);
         assert_eq!(settings.dev_chain.challenge_delay, Some(2));
         assert_eq!(settings.dev_chain.epoch_duration, Duration::from_millis(100));
@@ -261,6 +324,21 @@ mod tests {
         let nats = settings.nats_address(Path::new("/repo"));
         assert_eq!(nats.credentials.as_deref(), Some(Path::new("/repo/hub/miner.creds")));
         assert_eq!(nats.name, "miner");
+    }
+
+    #[test]
+    fn the_miner_may_be_named_by_id_or_wallet_and_no_other_miner_may() {
+        let settings =
+            read(&FileValues { miner: Some(MinerId(1000)), ..FileValues::default() }.render()).unwrap();
+        let worker = dev::wallets(MinerId(1000)).worker.unwrap().to_string();
+        for name in ["t01000", "f01000", &worker] {
+            settings.expect_miner(name).unwrap();
+        }
+        let error = settings.expect_miner("t02000").unwrap_err().to_string();
+        assert!(
+            error.contains("t02000") && error.contains("t01000") && error.contains("MINER_ADDR"),
+            "{error}"
+        );
     }
 
     #[test]

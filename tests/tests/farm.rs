@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use sealfarm_tests::harness::{Scratch, Tools};
 use xtask::farm::{Farm, FarmOptions, SectorRow};
+use xtask::ports;
 use xtask::process;
 use xtask::wait;
 
@@ -93,9 +94,74 @@ fn a_pledge_without_an_agent_fails_with_the_seeds_words_and_the_next_step() {
     let farm = farm("no-agent", 0, 0).unwrap();
     let refused = farm.miner_command(&["sectors", "pledge"]).unwrap();
     assert_eq!(refused.status.code(), Some(5), "{}", refused.stderr);
-    assert!(refused.stderr.contains("can not found any server"), "{}", refused.stderr);
-    assert!(refused.stderr.contains("next:"), "{}", refused.stderr);
+    let words = "can not found any server: no agent was started yet";
+    assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    assert!(refused.stderr.contains("next: make a bundle"), "{}", refused.stderr);
+    let log = farm.miner.as_ref().unwrap().stderr_text().unwrap();
+    assert!(log.contains(words), "the log says so too: {log}");
     assert!(farm.sectors().unwrap().is_empty());
+}
+
+#[test]
+fn a_lost_agent_is_named_with_when_it_was_seen_last_also_after_a_restart_of_the_miner() {
+    let mut farm = farm("lost", 1, 0).unwrap();
+    farm.sites[0].agent.take().expect("it runs").stop(LIMIT).unwrap();
+    let gone = |farm: &Farm| {
+        wait::until(LIMIT, "the agent gone", || {
+            let agents = farm.miner_json(&["agents", "list"])?;
+            ensure!(agents[0]["state"] == "gone", "{agents}");
+            Ok(())
+        })
+    };
+    gone(&farm).unwrap();
+    farm.miner.take().expect("it runs").stop(LIMIT).unwrap();
+    farm.start_miner().unwrap();
+    gone(&farm).unwrap();
+    let refused = farm.miner_command(&["sectors", "pledge"]).unwrap();
+    assert_eq!(refused.status.code(), Some(5), "{}", refused.stderr);
+    let words = "can not found any server: site-1 is gone, it was seen last at 2";
+    assert!(refused.stderr.contains(words) && refused.stderr.contains("next: look at"), "{}", refused.stderr);
+    let log = farm.miner.as_ref().unwrap().stderr_text().unwrap();
+    assert!(log.contains(words), "the log says so too: {log}");
+    let listed = farm.miner_command(&["agents", "list"]).unwrap().success().unwrap();
+    assert!(listed.contains("site-1") && listed.contains("gone since 2"), "{listed}");
+}
+
+#[test]
+fn a_bundle_unpacked_with_tar_and_edited_serves_as_well() {
+    let mut farm = farm("by-hand", 1, 0).unwrap();
+    farm.sites[0].agent.take().expect("it runs").stop(LIMIT).unwrap();
+    let repo = farm.scratch().dir("by-hand").unwrap();
+    let bundle = farm.scratch().path().join("by-hand.tar.gz").display().to_string();
+    farm.miner_command(&["pack", "--agent", "site-1", "-o", &bundle]).unwrap().success().unwrap();
+    let tar = std::process::Command::new("tar").args(["xzf", &bundle, "-C"]).arg(&repo).status().unwrap();
+    assert!(tar.success());
+
+    let ports = ports::claim(&[0, 1, 2, 101]).unwrap();
+    let site = &farm.sites[0];
+    let credentials = site.repo.join("site/agent.creds").display().to_string();
+    let config = repo.join("config.toml");
+    let mut text = std::fs::read_to_string(&config).unwrap();
+    for (old, new) in [
+        ("/ip4/127.0.0.1/tcp/23466/http", format!("/ip4/127.0.0.1/tcp/{}/http", ports.base())),
+        ("ServePort = 40005", format!("ServePort = {}", ports.base() + 1)),
+        ("nats://127.0.0.1:4223", site.nats.url()),
+        ("site/agent.creds", credentials),
+        ("Path = \"\"", format!("Path = \"{}\"", site.store.display())),
+    ] {
+        assert!(text.contains(old), "{old}: {text}");
+        text = text.replace(old, &new);
+    }
+    std::fs::write(&config, text).unwrap();
+    farm.sites[0].repo = repo;
+    farm.restart_agent(0).unwrap();
+    wait::until(LIMIT, "the agent live", || {
+        let agents = farm.miner_json(&["agents", "list"])?;
+        ensure!(agents[0]["state"] == "live", "{agents}");
+        Ok(())
+    })
+    .unwrap();
+    farm.stop().unwrap();
 }
 
 #[test]

@@ -191,7 +191,7 @@ mod tests {
             worker: "w".parse().unwrap(),
             version: "0.1.0".into(),
             host: "h".into(),
-            miner: MinerId(1000),
+            miner: MinerId(1000).into(),
             sector_size: SectorSize::KiB2,
             prover: ProverKind::Null,
             slots: BTreeMap::new(),

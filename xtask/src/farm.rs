@@ -194,16 +194,12 @@ impl Farm {
         let base = ports.base();
         let repo = self.scratch.path().join(id);
         let store = repo.join("store");
-        let hub_credentials = self.scratch.path().join(format!("{id}-hub.creds"));
-        let out = hub_credentials.display().to_string();
-        self.miner_command(&["agents", "credentials", id, "--out", &out])?.success()?;
+        let bundle = self.scratch.path().join(format!("{id}.cfg.tar.gz"));
+        self.miner_command(&["pack", "--agent", id, "--out", &bundle.display().to_string()])?.success()?;
         let nats = start_nats(tools, &self.scratch, &format!("{id}-nats"), &repo, |url, place| {
             let mut init = command("sealfarm-agent")?;
-            init.arg("--repo").arg(&repo).args(["init", "--id", id, "--miner", &self.options.miner]);
-            init.args(["--etcd", &self.etcd.endpoint(), "--hub", &self.hub.url()]);
-            init.arg("--hub-credentials").arg(&hub_credentials);
+            init.arg("--repo").arg(&repo).arg("init").arg("--bundle").arg(&bundle);
             init.args(["--site", url]).args(place.iter().map(|flag| flag.replace("--hub-", "--site-")));
-            init.arg("--store").arg(&store);
             init.args(["--api", &format!("/ip4/127.0.0.1/tcp/{base}/http")]);
             init.args(["--serve-ip", "127.0.0.1", "--serve-port", &(base + 1).to_string()]);
             Ok((init, repo.join("site/site.conf")))

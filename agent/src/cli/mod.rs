@@ -7,15 +7,13 @@ mod run;
 mod show;
 mod site_config;
 
-use std::future::Future;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use sealfarm_common::cli::{EdgeFlags, JsonFlag, LogArgs, ORDER, block_on, home_of, print_json};
 use sealfarm_common::exit::{self, ExitCode, ExitError};
 use sealfarm_common::rpc::AuthCommand;
 use sealfarm_common::task::WorkerId;
-use sealfarm_common::telemetry::{self, LogFormat};
-use serde::Serialize;
 
 /// The agent: takes a site's jobs into custody and fans them out to its workers.
 ///
@@ -25,25 +23,23 @@ use serde::Serialize;
 #[derive(Debug, Parser)]
 #[command(name = "sealfarm-agent", version, propagate_version = true)]
 pub struct Cli {
-    /// The agent's repository [default: ~/.lotusagent].
+    /// The agent's repository [default: ~/.agentstorage].
     #[arg(long, global = true, value_name = "DIR", env = "LOTUS_AGENT_PATH")]
     repo: Option<PathBuf>,
-    /// What to log: a level, or a filter such as `info,sealfarm_agent=debug`.
-    #[arg(long, global = true, value_name = "FILTER")]
-    log_level: Option<String>,
-    /// How to log: `text` or `json`.
-    #[arg(long, global = true, value_name = "FORMAT", default_value_t)]
-    log_format: LogFormat,
+    #[command(flatten)]
+    log: LogArgs,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Makes a new repository: configuration, token, and the site's sector store.
+    /// Makes a new repository from a bundle: configuration, keys, token, and the site's sector store.
+    #[command(after_help = ORDER)]
     Init(Box<init::InitArgs>),
     /// Runs the agent until it is told to stop.
-    Run,
+    #[command(after_help = ORDER)]
+    Run(EdgeFlags),
     /// The running agent at a glance.
     Info(JsonFlag),
     /// Workers of the site.
@@ -90,13 +86,6 @@ enum List {
     List(JsonFlag),
 }
 
-#[derive(Debug, Clone, Copy, clap::Args)]
-struct JsonFlag {
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
-
 /// Carries a command line out and gives the code to exit with.
 pub fn main(cli: Cli) -> std::process::ExitCode {
     match cli.run() {
@@ -107,12 +96,11 @@ pub fn main(cli: Cli) -> std::process::ExitCode {
 
 impl Cli {
     fn run(self) -> Result<(), ExitError> {
-        telemetry::start(self.log_level.as_deref(), self.log_format)
-            .map_err(|e| ExitError::new(ExitCode::Usage, e.to_string()))?;
-        let repo = repo_dir(self.repo)?;
+        self.log.start(None)?;
+        let repo = home_of(self.repo, ".agentstorage", "LOTUS_AGENT_PATH")?;
         match self.command {
             Command::Init(args) => init::run(&repo, *args),
-            Command::Run => block_on(run::run(&repo)),
+            Command::Run(flags) => block_on(run::run(&repo, &flags)),
             Command::Info(flag) => block_on(show::info(&repo, flag.json)),
             Command::Workers(Workers::List(flag)) => block_on(show::workers(&repo, flag.json)),
             Command::Workers(Workers::Credentials { worker, out }) => {
@@ -128,33 +116,9 @@ impl Cli {
     }
 }
 
-fn repo_dir(given: Option<PathBuf>) -> Result<PathBuf, ExitError> {
-    let dir = given.or_else(|| std::env::home_dir().map(|home| home.join(".lotusagent")));
-    let dir = dir.ok_or_else(|| {
-        ExitError::new(ExitCode::Usage, "no home directory is known to keep the repository in")
-            .next("give --repo DIR, or set LOTUS_AGENT_PATH")
-    })?;
-    absolute(&dir)
-}
-
 /// A path that means the same from every directory.
 fn absolute(path: &std::path::Path) -> Result<PathBuf, ExitError> {
     std::path::absolute(path).map_err(|e| {
         ExitError::new(ExitCode::BadInput, format!("`{}` is no path", path.display())).because(e)
     })
-}
-
-fn block_on(work: impl Future<Output = Result<(), ExitError>>) -> Result<(), ExitError> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| ExitError::new(ExitCode::Failure, "cannot start the runtime").because(e))?
-        .block_on(work)
-}
-
-fn print_json(value: &impl Serialize) -> Result<(), ExitError> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|e| ExitError::new(ExitCode::Failure, "the answer does not encode").because(e))?;
-    println!("{text}");
-    Ok(())
 }

@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sealfarm_common::bundle::BundleFacts;
+use sealfarm_common::cli::EdgeFlags;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::configuration::Loaded;
 use sealfarm_common::etcd::{DEFAULT_TTL, Etcd, EtcdError, RegistrationHandle};
@@ -24,7 +26,7 @@ use sealfarm_nats::subjects::{Hub, Site};
 use tokio_util::sync::CancellationToken;
 
 use super::auth::SECRET_FILE;
-use super::config;
+use super::{config, init};
 use crate::api::{self, store_error};
 use crate::driver::{Driver, DriverError, Handle, Parts};
 use crate::settings::{self, Settings};
@@ -37,8 +39,8 @@ const FARM_AGAIN: Duration = Duration::from_millis(500);
 const END_WITHIN: Duration = Duration::from_secs(15);
 
 /// Runs the agent until a signal.
-pub(super) async fn run(repo: &Path) -> Result<(), ExitError> {
-    let loaded = settings::load(repo).map_err(config::refused)?;
+pub(super) async fn run(repo: &Path, flags: &EdgeFlags) -> Result<(), ExitError> {
+    let loaded = settings::load_with(repo, flags).map_err(config::refused)?;
     let stop = shutdown::on_signals()
         .map_err(|e| ExitError::new(ExitCode::Failure, "cannot catch signals").because(e))?;
     tokio::select! {
@@ -64,8 +66,13 @@ impl Agent {
     /// Checks and connects everything; the first thing that is wrong ends it.
     async fn start(repo: &Path, loaded: &Loaded<Settings>) -> Result<Self, ExitError> {
         let settings = &loaded.value;
-        let (id, miner) =
-            (settings.agent().map_err(config::refused)?, settings.miner().map_err(config::refused)?);
+        let facts = BundleFacts::of_repo(repo)
+            .map_err(|e| ExitError::new(ExitCode::BadInput, format!("{}: {e}", repo.display())))?;
+        let id = settings.agent().map_err(config::refused)?;
+        let miner = settings.miner(facts.as_ref()).map_err(config::refused)?;
+        if let Some(facts) = &facts {
+            init::complete(repo, settings, facts)?;
+        }
         let limits = settings.limits().map_err(config::refused)?;
         let endpoints = settings.seal_agent.endpoints(loaded.file.as_deref()).map_err(config::refused)?;
         let addresses =
@@ -75,7 +82,7 @@ impl Agent {
         store.expect_owner(miner, &id).map_err(store_error)?;
 
         let etcd = Etcd::connect(&endpoints).await.map_err(no_etcd)?;
-        let farm = farm(&etcd, miner).await?;
+        let farm = farm(&etcd, miner, facts.as_ref()).await?;
         store.expect_room_for(farm.sector_size, farm.prover).map_err(store_error)?;
         if farm.prover == ProverKind::Null {
             tracing::warn!("the farm uses the null prover: nothing it seals is proved");
@@ -172,16 +179,18 @@ async fn tell(handle: Handle, registration: RegistrationHandle) {
 }
 
 /// What the farm agreed on, once the miner has written it.
-async fn farm(etcd: &Etcd, miner: MinerId) -> Result<FarmInfo, ExitError> {
+async fn farm(etcd: &Etcd, miner: MinerId, facts: Option<&BundleFacts>) -> Result<FarmInfo, ExitError> {
     let started = Instant::now();
     loop {
         if let Some(farm) = etcd.farm(miner).await.map_err(no_etcd)? {
-            // The sector size and the prover are the farm's to say; what this build speaks is not.
+            // Without a bundle, the sector size and the prover are the farm's to say; what this build
+            // speaks is not.
+            let expected = facts.map_or(&farm, |facts| &facts.farm);
             let spoken = FarmInfo {
                 schema: FarmInfo::SCHEMA,
                 miner,
-                proof: farm.sector_size.seal_proof(),
-                ..farm.clone()
+                proof: expected.sector_size.seal_proof(),
+                ..expected.clone()
             };
             return match farm.mismatch(&spoken) {
                 None => Ok(farm),

@@ -59,8 +59,14 @@ impl SiteArgs {
     }
 }
 
-/// Writes the site's configuration anew, with what is given changed, and prints its path.
+/// Writes the site's configuration anew, with what is given changed, and prints its path. Makes the
+/// site's keys where there are none, as where a bundle was unpacked by hand.
 pub(super) fn run(repo: &Path, args: &SiteArgs) -> Result<(), ExitError> {
+    if !repo.join(site_server::SITE_DIR).exists() {
+        agent(repo)?;
+        println!("{}", site_server::create(repo, args.place()?)?.display());
+        return Ok(());
+    }
     let mut authority = site_server::authority(repo)?;
     authority.move_to(args.over(authority.place().clone())?).map_err(site_server::failed)?;
     println!("{}", authority.config().display());

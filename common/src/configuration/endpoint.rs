@@ -42,6 +42,13 @@ pub struct InvalidEndpoint {
     pub reason: String,
 }
 
+impl InvalidEndpoint {
+    /// A line with `^` below the character that is wrong, to be printed below the text.
+    pub fn caret(&self) -> String {
+        format!("{:>width$}", '^', width = self.position)
+    }
+}
+
 impl FromStr for Endpoint {
     type Err = InvalidEndpoint;
 
@@ -124,6 +131,8 @@ pub fn endpoints(texts: &[String], file: Option<&Path>) -> Result<Vec<Endpoint>,
 
 #[cfg(test)]
 mod tests {
+    use expect_test::expect;
+
     use super::*;
 
     #[test]
@@ -161,6 +170,17 @@ mod tests {
         check("a b:1", 2, "` `");
         check("[::1:2379", 1, "not closed");
         check("http://ä:1", 8, "`ä`");
+    }
+
+    #[test]
+    fn the_character_that_is_wrong_is_pointed_at() {
+        let error =
+            endpoints(&["218.78,187.146:2379".to_owned()], Some(Path::new("config.toml"))).unwrap_err();
+        expect![[r#"
+            [SealAgent] EtcdAddrs in config.toml: `218.78,187.146:2379` is not an etcd endpoint: at character 7: `,` cannot stand in a host (one endpoint a list item; a `.` was meant, or two endpoints)
+                218.78,187.146:2379
+                      ^"#]]
+        .assert_eq(&error.to_string());
     }
 
     #[test]

@@ -92,7 +92,7 @@ fn each_layer_beats_the_one_below_and_every_value_knows_its_origin() {
         .collect();
     expect![[r#"
         API.ListenAddress = "/ip4/127.0.0.1/tcp/23456/http" # default
-        API.Token = "…" # environment API_TOKEN
+        API.Token = "set" # environment API_TOKEN
         DeadAfter = "5m" # file config.toml
         SealAgent.EtcdAddrs = ["a:2379","b:2379"] # file config.toml
         SealAgent.ServeIP = "127.0.0.1" # default
@@ -106,6 +106,7 @@ fn a_list_in_the_environment_is_split_at_commas_and_an_empty_variable_is_none() 
     let loaded = load("", &[("ETCD_ADDRS", "a:1, b:2"), ("SECTOR_SIZE", "")], None).unwrap();
     assert_eq!(loaded.value.seal_agent.etcd_addrs, ["a:1", "b:2"]);
     assert_eq!(loaded.settings["SectorSize"].origin, Origin::Default);
+    assert_eq!(loaded.settings["API.Token"].value, "unset");
 }
 
 #[test]

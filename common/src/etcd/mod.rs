@@ -17,6 +17,7 @@ use crate::sector::MinerId;
 
 mod election;
 mod lease;
+mod memory;
 mod registration;
 mod watch;
 
@@ -172,7 +173,8 @@ impl Etcd {
         }
     }
 
-    /// Writes what the farm agrees on, unless that was done before; then it must be the same.
+    /// Writes what the farm agrees on, unless that was done before; then it must be the same. The
+    /// miner's wallets are brought up to date: they may have changed on the chain.
     ///
     /// # Errors
     /// [`EtcdError::Mismatch`] with both values of every difference; or etcd does not answer.
@@ -185,7 +187,14 @@ impl Etcd {
                 .and_then([TxnOp::put(key.clone(), value.clone(), None)]);
             async move { c.txn(txn).await }
         });
-        if created.await?.succeeded() { Ok(()) } else { self.check_farm(farm).await }
+        if created.await?.succeeded() || self.fitting_farm(farm).await?.wallets == farm.wallets {
+            return Ok(());
+        }
+        let written = self.request("writing the miner's wallets", |mut c| {
+            let (key, value) = (key.clone(), value.clone());
+            async move { c.put(key, value, None).await }
+        });
+        written.await.map(drop)
     }
 
     /// Checks that the farm is the one expected, as every agent does when it joins.
@@ -193,6 +202,10 @@ impl Etcd {
     /// # Errors
     /// [`EtcdError::NoFarm`] or [`EtcdError::Mismatch`]; or etcd does not answer.
     pub async fn check_farm(&self, expected: &FarmInfo) -> Result<(), EtcdError> {
+        self.fitting_farm(expected).await.map(drop)
+    }
+
+    async fn fitting_farm(&self, expected: &FarmInfo) -> Result<FarmInfo, EtcdError> {
         let miner = expected.miner;
         let farm = self
             .farm(miner)
@@ -202,7 +215,7 @@ impl Etcd {
             Some(difference) => {
                 Err(EtcdError::Mismatch { miner, endpoints: self.endpoints.clone(), difference })
             }
-            None => Ok(()),
+            None => Ok(farm),
         }
     }
 

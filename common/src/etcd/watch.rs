@@ -1,7 +1,7 @@
 //! The miner's view of its agents: listed once, then followed from that revision on.
 
 use etcd_client::{EventType, WatchOptions, WatchResponse};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{Etcd, EtcdError, Outage, REQUEST_LIMIT, agent_info, shown};
@@ -12,6 +12,7 @@ use crate::sector::MinerId;
 impl Etcd {
     /// Lists the agents, then follows them until `shutdown` is cancelled. After a compaction, or when
     /// the connection was lost, the list is read again; while etcd does not answer nobody is gone.
+    /// Agents of earlier times are known as gone: when each was seen last is kept in etcd.
     ///
     /// # Errors
     /// When the first list cannot be read; later failures are retried without end.
@@ -22,24 +23,31 @@ impl Etcd {
         shutdown: CancellationToken,
     ) -> Result<watch::Receiver<Members>, EtcdError> {
         let (infos, revision) = self.list_agents(miner).await?;
+        let remembered = self.sightings(miner).await?;
         let (sender, members) = watch::channel(Members::default());
-        let follower = Follower { etcd: self.clone(), miner, clock, members: sender };
+        let follower =
+            Follower { etcd: self.clone(), miner, clock, members: sender, came_or_went: Notify::new() };
         follower.apply(MembershipEvent::Resync(infos));
+        follower.apply(MembershipEvent::Remembered(remembered.clone()));
         tokio::spawn(async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = follower.run(revision) => {}
+                () = follower.remember(remembered) => {}
             }
         });
         Ok(members)
     }
 }
 
-struct Follower {
-    etcd: Etcd,
-    miner: MinerId,
-    clock: Clock,
-    members: watch::Sender<Members>,
+/// Keeps the view of the agents, and what is remembered of them, up to date.
+pub(super) struct Follower {
+    pub(super) etcd: Etcd,
+    pub(super) miner: MinerId,
+    pub(super) clock: Clock,
+    pub(super) members: watch::Sender<Members>,
+    /// Told when an agent came or went.
+    pub(super) came_or_went: Notify,
 }
 
 impl Follower {
@@ -106,7 +114,9 @@ impl Follower {
 
     fn apply(&self, event: MembershipEvent) {
         let now = self.clock.now();
+        let mut came_or_went = false;
         self.members.send_if_modified(|members| {
+            let before = members.iter().count();
             let changes = members.apply(event, now);
             for change in &changes {
                 match change {
@@ -115,8 +125,12 @@ impl Follower {
                     MembershipChange::Left(agent) => tracing::warn!(%agent, "agent is gone"),
                 }
             }
-            !changes.is_empty()
+            came_or_went = changes.iter().any(|change| !matches!(change, MembershipChange::Updated(_)));
+            !changes.is_empty() || members.iter().count() != before
         });
+        if came_or_went {
+            self.came_or_went.notify_one();
+        }
     }
 }
 

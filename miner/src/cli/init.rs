@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use sealfarm_common::address::ActorAddress;
 use sealfarm_common::configuration;
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
@@ -23,6 +24,12 @@ pub(super) struct InitArgs {
     /// The miner's ID address, such as t01000.
     #[arg(long, value_name = "ADDRESS")]
     actor: MinerId,
+    /// The wallet the miner belongs to [default: the dev chain's].
+    #[arg(long, value_name = "ADDRESS")]
+    owner: Option<ActorAddress>,
+    /// The wallet that signs for the miner [default: the dev chain's].
+    #[arg(long, value_name = "ADDRESS")]
+    worker: Option<ActorAddress>,
     /// 2KiB, 8MiB, 512MiB, 32GiB or 64GiB.
     #[arg(long, value_name = "SIZE", default_value = "32GiB")]
     sector_size: SectorSize,
@@ -82,6 +89,8 @@ pub(super) fn run(repo: &Repo, args: InitArgs) -> Result<(), ExitError> {
     };
     let values = FileValues {
         miner: Some(args.actor),
+        owner: args.owner,
+        worker: args.worker,
         sector_size: args.sector_size,
         prover: args.prover,
         listen_address: args.api.to_string(),

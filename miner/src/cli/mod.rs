@@ -4,20 +4,19 @@ mod auth;
 mod config;
 mod hub_config;
 mod init;
+mod pack;
 pub mod repo;
 mod run;
 mod show;
 
-use std::future::Future;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use sealfarm_common::exit::{ExitCode, ExitError};
+use sealfarm_common::cli::{EdgeFlags, LogArgs, ORDER, block_on, print_json};
+use sealfarm_common::exit::ExitError;
 use sealfarm_common::job::AgentId;
 use sealfarm_common::rpc::AuthCommand;
 use sealfarm_common::sector::SectorNumber;
-use sealfarm_common::telemetry::{self, LogFormat};
-use serde::Serialize;
 
 use self::repo::Repo;
 
@@ -31,22 +30,23 @@ pub struct Cli {
     /// The miner's repository [default: ~/.lotusstorage].
     #[arg(long, global = true, value_name = "DIR", env = "LOTUS_STORAGE_PATH")]
     repo: Option<PathBuf>,
-    /// What to log: a level, or a filter such as `info,sealfarm_miner=debug`.
-    #[arg(long, global = true, value_name = "FILTER")]
-    log_level: Option<String>,
-    /// How to log: `text` or `json`.
-    #[arg(long, global = true, value_name = "FORMAT", default_value_t)]
-    log_format: LogFormat,
+    #[command(flatten)]
+    log: LogArgs,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Makes a new repository: configuration, secret, token.
+    /// Makes a new store: configuration, token, and the hub's keys.
+    #[command(after_help = ORDER)]
     Init(Box<init::InitArgs>),
     /// Runs the miner until it is told to stop.
-    Run,
+    #[command(after_help = ORDER)]
+    Run(EdgeFlags),
+    /// Makes the bundle that an agent is set up with, lotusstorage.cfg.tar.gz; registers the agent.
+    #[command(after_help = ORDER)]
+    Pack(Box<pack::PackArgs>),
     /// Sectors: pledge them, look at them.
     #[command(subcommand)]
     Sectors(Sectors),
@@ -115,6 +115,8 @@ enum Agents {
         #[arg(long)]
         json: bool,
     },
+    /// Registers an agent and makes its bundle: the same as `pack`.
+    Add(Box<pack::PackArgs>),
     /// Writes an agent's credentials for the hub; the hub needs no change for it.
     Credentials {
         /// The agent.
@@ -136,13 +138,13 @@ impl Cli {
     /// # Errors
     /// With the exit code, what is wrong and the next step.
     pub fn run(self) -> Result<(), ExitError> {
-        telemetry::start(self.log_level.as_deref(), self.log_format)
-            .map_err(|e| ExitError::new(ExitCode::Usage, e.to_string()))?;
+        self.log.start(None)?;
         let repo = Repo::at(self.repo)?;
         match self.command {
             Command::Init(args) => init::run(&repo, *args),
             Command::HubConfig(args) => hub_config::run(&repo, &args),
-            Command::Run => block_on(run::run(repo)),
+            Command::Run(flags) => block_on(run::run(repo, &flags)),
+            Command::Pack(args) | Command::Agents(Agents::Add(args)) => pack::run(&repo, *args),
             Command::Auth(command) => auth::run(&repo, &command),
             Command::Config(command) => config::run(&repo, &command),
             Command::Info { json } => block_on(show::info(&repo, json)),
@@ -161,21 +163,4 @@ impl Cli {
             }),
         }
     }
-}
-
-/// Runs an asynchronous command on a runtime of its own.
-fn block_on(command: impl Future<Output = Result<(), ExitError>>) -> Result<(), ExitError> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| ExitError::new(ExitCode::Failure, "cannot start the asynchronous runtime").because(e))?
-        .block_on(command)
-}
-
-/// Prints data as one JSON document.
-fn print_json<T: Serialize>(value: &T) -> Result<(), ExitError> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|e| ExitError::new(ExitCode::Failure, "the answer cannot be written as JSON").because(e))?;
-    println!("{text}");
-    Ok(())
 }

@@ -1,12 +1,13 @@
 //! The repository: the directory with the miner's configuration, secret, token and address.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
 use std::path::{Path, PathBuf};
 
+use sealfarm_common::cli::home_of;
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::rpc::{self, Keys};
 use sealfarm_common::token::ApiAddress;
+use sealfarm_common::{repository, store};
 
 use crate::settings::CONFIG_FILE;
 
@@ -27,13 +28,7 @@ impl Repo {
     /// # Errors
     /// When neither `dir` nor a home directory is known.
     pub fn at(dir: Option<PathBuf>) -> Result<Self, ExitError> {
-        let dir = dir.or_else(|| std::env::home_dir().map(|home| home.join(".lotusstorage")));
-        let missing = || {
-            ExitError::new(ExitCode::Usage, "no home directory is known to keep the repository in")
-                .next("give --repo DIR, or set LOTUS_STORAGE_PATH")
-        };
-        // Whole, so that messages name it whatever directory they are read in.
-        dir.map(|dir| Self { dir: std::path::absolute(&dir).unwrap_or(dir) }).ok_or_else(missing)
+        home_of(dir, ".lotusstorage", "LOTUS_STORAGE_PATH").map(|dir| Self { dir })
     }
 
     /// The directory.
@@ -85,36 +80,21 @@ impl Repo {
         api: &ApiAddress,
         fill: impl FnOnce(&Path) -> Result<(), ExitError>,
     ) -> Result<(), ExitError> {
-        if fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.next().is_some()) || self.dir.is_file() {
+        let busy = |entry: &fs::DirEntry| entry.file_name() != "lost+found";
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().filter_map(Result::ok);
+        if self.dir.is_file() || entries.into_iter().any(|entry| busy(&entry)) {
             let message = format!("{} exists and is not empty", self.dir.display());
             return Err(ExitError::new(ExitCode::BadInput, message)
                 .next("choose another directory with --repo, or remove what is there"));
         }
-        let name = self.dir.file_name().map_or_else(|| "repo".into(), |name| name.to_string_lossy());
-        let beside = self.dir.with_file_name(format!(".{name}.init-{}", std::process::id()));
-        let made = configure(&beside, config)
-            .map_err(|error| cannot_make(&self.dir, error))
-            .and_then(|()| rpc::ensure_secret(&beside, SECRET_FILE))
-            .and_then(|_| rpc::publish_address(&beside, api))
-            .and_then(|()| fill(&beside))
-            .and_then(|()| fs::rename(&beside, &self.dir).map_err(|error| cannot_make(&self.dir, error)));
-        // What is half written is of no use to anybody; that it cannot be removed changes nothing.
-        made.inspect_err(|_| drop(fs::remove_dir_all(&beside)))
+        repository::create(&self.dir, CONFIG_FILE, |dir| {
+            store::put_file(&dir.join(CONFIG_FILE), config.as_bytes())
+                .map_err(|e| ExitError::new(ExitCode::Failure, e.to_string()))?;
+            rpc::ensure_secret(dir, SECRET_FILE)?;
+            rpc::publish_address(dir, api)?;
+            fill(dir)
+        })
     }
-}
-
-fn configure(dir: &Path, config: &str) -> io::Result<()> {
-    if let Some(parent) = dir.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    fs::create_dir(dir)?;
-    let mut file = File::create_new(dir.join(CONFIG_FILE))?;
-    file.write_all(config.as_bytes())?;
-    file.sync_all()
-}
-
-fn cannot_make(dir: &Path, error: io::Error) -> ExitError {
-    ExitError::new(ExitCode::Failure, format!("cannot make {}", dir.display())).because(error)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sealfarm_common::cli::EdgeFlags;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::etcd::{Etcd, EtcdError, Leadership};
 use sealfarm_common::exit::{ExitCode, ExitError};
@@ -31,9 +32,9 @@ const ELECTED_WITHIN: Duration = Duration::from_secs(3);
 const END_WITHIN: Duration = Duration::from_secs(10);
 
 /// Runs the miner until a signal.
-pub(super) async fn run(repo: Repo) -> Result<(), ExitError> {
+pub(super) async fn run(repo: Repo, flags: &EdgeFlags) -> Result<(), ExitError> {
     repo.check()?;
-    let loaded = settings::load(repo.dir()).map_err(config::refused)?;
+    let loaded = settings::load_with(repo.dir(), flags).map_err(config::refused)?;
     let stop = shutdown::on_signals()
         .map_err(|e| ExitError::new(ExitCode::Failure, "cannot catch signals").because(e))?;
     let settings = &loaded.value;

@@ -53,7 +53,10 @@ impl Term {
                     *load = load.plus_one();
                     placed.push(agent);
                 }
-                Err(none) => return drop(reply.send(Err(none.into()))),
+                Err(none) => {
+                    tracing::warn!(sectors = count, next = none.next_step(), "not pledged: {none}");
+                    return drop(reply.send(Err(none.into())));
+                }
             }
         }
         for agent in &placed {

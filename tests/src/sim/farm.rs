@@ -303,7 +303,7 @@ impl SimFarm {
             worker: id.clone(),
             version: "0.1.0".into(),
             host: "simulated".into(),
-            miner: MINER,
+            miner: MINER.into(),
             sector_size: SECTOR_SIZE,
             prover: ProverKind::Null,
             slots: slots.clone(),

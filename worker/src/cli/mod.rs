@@ -5,11 +5,9 @@ pub mod params;
 pub mod run;
 pub mod seal;
 
-use std::future::Future;
-
 use clap::{Parser, Subcommand};
-use sealfarm_common::exit::{ExitCode, ExitError};
-use sealfarm_common::telemetry::{self, LogFormat};
+use sealfarm_common::cli::{LogArgs, block_on};
+use sealfarm_common::exit::ExitError;
 
 use crate::child;
 
@@ -20,12 +18,8 @@ const DEFAULT_FILTER: &str = "warn,sealfarm_worker=info,sealfarm_nats=info,sealf
 #[derive(Debug, Parser)]
 #[command(name = "sealfarm-worker", version, propagate_version = true)]
 pub struct Cli {
-    /// What to log: a level, or a filter such as `info,sealfarm_worker=debug`.
-    #[arg(long, global = true, value_name = "FILTER")]
-    log_level: Option<String>,
-    /// How to log: `text` or `json`.
-    #[arg(long, global = true, value_name = "FORMAT", default_value_t)]
-    log_format: LogFormat,
+    #[command(flatten)]
+    log: LogArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -36,8 +30,9 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Shows what this machine brings to a farm.
     Info(info::InfoArgs),
-    /// Shows configuration.
-    Config(run::ConfigArgs),
+    /// The configuration.
+    #[command(subcommand)]
+    Config(run::ConfigCommand),
     /// Seals one sector on this machine, without a farm.
     Seal(Box<seal::SealArgs>),
     /// Makes and checks the parameters of proofs.
@@ -53,26 +48,14 @@ impl Cli {
     /// # Errors
     /// With the exit code, what is wrong and the next step.
     pub fn run(self) -> Result<(), ExitError> {
-        let said = std::env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty());
-        let level = self.log_level.as_deref().or((!said).then_some(DEFAULT_FILTER));
-        telemetry::start(level, self.log_format)
-            .map_err(|e| ExitError::new(ExitCode::Usage, e.to_string()))?;
+        self.log.start(Some(DEFAULT_FILTER))?;
         match self.command {
             Command::Run(args) => block_on(run::run(*args)),
             Command::Info(args) => info::run(args),
-            Command::Config(args) => run::config(args),
+            Command::Config(command) => run::config(command),
             Command::Seal(args) => block_on(seal::run(*args)),
             Command::Params(args) => block_on(params::run(args)),
             Command::Child => child::serve(),
         }
     }
-}
-
-/// Runs an asynchronous command on a runtime of its own.
-pub(crate) fn block_on(command: impl Future<Output = Result<(), ExitError>>) -> Result<(), ExitError> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| ExitError::new(ExitCode::Failure, "cannot start the asynchronous runtime").because(e))?
-        .block_on(command)
 }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::{Args, Subcommand};
+use clap::Args;
+use sealfarm_common::cli::{self, print_settings};
 use sealfarm_common::clock::Clock;
 use sealfarm_common::configuration::{Loaded, Loader};
 use sealfarm_common::exit::{ExitCode, ExitError};
@@ -21,7 +22,6 @@ use sealfarm_nats::role::Role;
 use sealfarm_nats::service;
 use sealfarm_nats::subjects::Site;
 
-use super::params::print_json;
 use crate::child::{ChildRunner, this_program};
 use crate::driver::{Driver, Parts};
 use crate::join::Joiner;
@@ -34,7 +34,7 @@ use crate::settings::{
 };
 
 /// Works for a site until stopped. Every flag has a key in the configuration file; see `config default`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct RunArgs {
     /// The configuration file [default: none].
     #[arg(long, value_name = "FILE")]
@@ -125,16 +125,7 @@ impl RunArgs {
         if let Some(file) = &self.config {
             loader = loader.file(file);
         }
-        loader.load().map_err(configuration_error)
-    }
-}
-
-fn configuration_error(error: sealfarm_common::configuration::ConfigurationError) -> ExitError {
-    let next = error.next_step();
-    let exit = ExitError::new(ExitCode::BadInput, error.to_string());
-    match next {
-        Some(next) => exit.next(next),
-        None => exit,
+        Ok(loader.load()?)
     }
 }
 
@@ -145,7 +136,7 @@ fn configuration_error(error: sealfarm_common::configuration::ConfigurationError
 /// sector size, prover or server do not fit, 8 for the store, 9 for parameters.
 pub async fn run(args: RunArgs) -> Result<(), ExitError> {
     let host = host_name();
-    let settings = Settings::of(&args.load()?, &host).map_err(configuration_error)?;
+    let settings = Settings::of(&args.load()?, &host)?;
     let stop = shutdown::on_signals()
         .map_err(|e| ExitError::new(ExitCode::Failure, "cannot listen for signals").because(e))?;
     let caches = Caches::of_process(settings.params.clone());
@@ -259,7 +250,7 @@ fn request(settings: &Settings, host: &str) -> JoinRequest {
         worker: settings.worker.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         host: host.to_owned(),
-        miner: settings.miner,
+        miner: settings.miner.into(),
         sector_size: settings.sector_size,
         prover: settings.prover,
         slots: settings.slots.clone(),
@@ -292,45 +283,19 @@ fn runner(settings: &Settings, caches: Caches) -> ByProver {
     ByProver { filecoin: Arc::new(filecoin), null: Arc::new(null) }
 }
 
-/// Shows configuration.
-#[derive(Debug, Args)]
-pub struct ConfigArgs {
-    #[command(subcommand)]
-    command: ConfigCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum ConfigCommand {
-    /// Prints a commented configuration file with the defaults.
-    Default,
-    /// Prints what holds, and where each value came from. Takes the flags of `run`.
-    Show {
-        #[command(flatten)]
-        run: Box<RunArgs>,
-        /// Print one JSON document.
-        #[arg(long)]
-        json: bool,
-    },
-}
+/// What to show of the configuration.
+pub type ConfigCommand = cli::ConfigCommand<Box<RunArgs>>;
 
 /// Carries the command out.
 ///
 /// # Errors
 /// When the configuration does not load.
-pub fn config(args: ConfigArgs) -> Result<(), ExitError> {
-    match args.command {
-        ConfigCommand::Default => print!("{DEFAULTS}"),
-        ConfigCommand::Show { run, json } => {
-            let loaded = run.load()?;
-            if json {
-                let value = serde_json::to_value(&loaded.settings)
-                    .map_err(|e| ExitError::new(ExitCode::Failure, "cannot write JSON").because(e))?;
-                return print_json(&value);
-            }
-            for (key, setting) in &loaded.settings {
-                println!("{key} = {}  # {}", setting.value, setting.origin);
-            }
+pub fn config(command: ConfigCommand) -> Result<(), ExitError> {
+    match command {
+        ConfigCommand::Default => {
+            print!("{DEFAULTS}");
+            Ok(())
         }
+        ConfigCommand::Show { flags, json } => print_settings(&flags.load()?.settings, json),
     }
-    Ok(())
 }

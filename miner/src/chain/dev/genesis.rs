@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use fvm_shared::econ::TokenAmount;
 use jiff::Timestamp;
+use sealfarm_common::address::ActorAddress;
 use sealfarm_common::commitment::{Digest, Seed, Ticket};
 use sealfarm_common::configuration::duration_text;
+use sealfarm_common::membership::Wallets;
 use sealfarm_common::sector::{MinerId, ProverKind, SealProof, SectorSize};
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +97,21 @@ impl DevChainConfig {
             default_expiration_ahead: 540 * EPOCHS_IN_DAY - 2 * EPOCHS_IN_DAY,
         })
     }
+}
+
+/// The wallets of a miner on a dev chain, where no configuration names others. They follow from the
+/// miner's ID, so every process knows them before the chain begins; nobody holds their keys, and
+/// nothing is signed with them.
+pub fn wallets(miner: MinerId) -> Wallets {
+    let wallet = |role: &str| {
+        let half =
+            |n: u8| randomness::blake2b256(format!("sealfarm dev chain {role} {miner} {n}").as_bytes());
+        let mut key = [0; 48];
+        key[..32].copy_from_slice(&half(0));
+        key[32..].copy_from_slice(&half(1)[..16]);
+        Some(ActorAddress::of_bls_key(&key))
+    };
+    Wallets { owner: wallet("owner"), worker: wallet("worker") }
 }
 
 /// The first record of a dev chain: everything that is fixed for its life.
@@ -225,6 +242,15 @@ mod tests {
         assert_eq!((config.challenge_delay, config.profile), (Some(2), Profile::Mainnet));
         assert_eq!(serde_json::to_string(&config).unwrap(), json);
         assert_eq!(serde_json::from_str::<DevChainConfig>("{}").unwrap(), DevChainConfig::default());
+    }
+
+    #[test]
+    fn a_miners_wallets_are_its_own_and_always_the_same() {
+        let one = wallets(MinerId(1000));
+        assert_eq!(one, wallets(MinerId(1000)));
+        assert_ne!(one.owner, one.worker);
+        assert_ne!(one.owner, wallets(MinerId(1001)).owner);
+        assert!(one.owner.unwrap().to_string().starts_with("t3"));
     }
 
     #[test]

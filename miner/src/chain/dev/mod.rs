@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use self::genesis::{ConfigError, DevChainConfig, Genesis, Profile};
+pub use self::genesis::{ConfigError, DevChainConfig, Genesis, Profile, wallets};
 pub use self::journal::JournalError;
 pub use self::ledger::{Funds, Ledger};
 
