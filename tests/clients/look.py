@@ -12,7 +12,7 @@ import sys
 import nats
 
 # Bounds every wait for a server or for a change, in seconds.
-PATIENCE_S = 60
+PATIENCE_S = 180
 # Everybody who answers does so within this, in seconds.
 ANSWERS_S = 1
 
