@@ -235,7 +235,8 @@ async fn a_miner_started_later_knows_who_was_there_and_until_when() {
     let remembered = async {
         loop {
             let message = written.message().await.unwrap().unwrap();
-            let values = message.events().iter().filter_map(|event| event.kv()).map(|kv| kv.value());
+            let values =
+                message.events().iter().filter_map(|event| event.kv()).map(etcd_client::KeyValue::value);
             let mut sightings = values.map(|value| serde_json::from_slice::<Sighting>(value).unwrap());
             if sightings.any(|sighting| sighting.at == since) {
                 return;
