@@ -35,6 +35,7 @@ pub const KEYS: &[Key] = &[
     Key::new("Hub.Credentials").variable("SEALFARM_HUB_CREDENTIALS"),
     Key::new("Site.Url").variable("SEALFARM_SITE_URL"),
     Key::new("Site.Credentials").variable("SEALFARM_SITE_CREDENTIALS"),
+    Key::new("Site.WorkerUrl").variable("SEALFARM_SITE_WORKER_URL"),
     Key::new("Store.Path").variable("SEALFARM_STORE_PATH"),
     Key::new("Sealing.MaxSectorsInFlight").variable("SEALFARM_MAX_SECTORS_IN_FLIGHT"),
 ];
@@ -63,6 +64,9 @@ pub struct NatsSection {
     pub url: String,
     /// A file; empty for none.
     pub credentials: String,
+    /// `[Site]` alone: where workers reach it; empty for [`Settings::workers_url`]'s own answer.
+    #[serde(default)]
+    pub worker_url: String,
 }
 
 /// `[Store]`: where the sectors lie.
@@ -184,6 +188,23 @@ impl Settings {
         address(&self.hub, repo, &Role::AgentAtHub(miner, agent.clone()))
     }
 
+    /// NATS at the site as workers reach it: as told, or the agent's own way with the advertised
+    /// address in the place of one that means this host.
+    pub fn workers_url(&self) -> String {
+        if !self.site.worker_url.trim().is_empty() {
+            return self.site.worker_url.trim().to_owned();
+        }
+        let ip = match self.seal_agent.serve_ip {
+            std::net::IpAddr::V4(ip) => ip.to_string(),
+            std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+        };
+        let mut url = self.site.url.clone();
+        for local in ["127.0.0.1", "localhost", "[::1]", "0.0.0.0"] {
+            url = url.replace(&format!("//{local}:"), &format!("//{ip}:"));
+        }
+        url
+    }
+
     /// How to reach the site.
     pub fn site_address(&self, repo: &Path) -> NatsAddress {
         address(&self.site, repo, &Role::AgentAtSite)
@@ -247,6 +268,18 @@ mod tests {
             ("nats://hub:4222", None, "agent-site-1")
         );
         assert_eq!(settings.site_address(repo).credentials, Some(PathBuf::from("/keys/agent.creds")));
+    }
+
+    #[test]
+    fn workers_are_told_an_address_that_leads_to_the_site() {
+        let url = |text: &str| load_text(text).unwrap().value.workers_url();
+        let ip = "[SealAgent]\nServeIP = '10.0.0.5'\n";
+        assert_eq!(url(ip), "nats://10.0.0.5:4223");
+        assert_eq!(
+            url(&format!("{ip}[Site]\nUrl = 'nats://n1:1,nats://localhost:2'\n")),
+            "nats://n1:1,nats://10.0.0.5:2"
+        );
+        assert_eq!(url(&format!("{ip}[Site]\nWorkerUrl = 'nats://site:4223'\n")), "nats://site:4223");
     }
 
     #[test]

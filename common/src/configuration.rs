@@ -25,6 +25,7 @@ pub use section::{ApiSection, SealAgentSection, ServeAddresses};
 pub struct Key {
     name: &'static str,
     variable: Option<&'static str>,
+    other_variable: Option<&'static str>,
     list: bool,
     secret: bool,
 }
@@ -32,13 +33,19 @@ pub struct Key {
 impl Key {
     /// A key by its dotted name, in the case of the file: `SealAgent.ServeIP`.
     pub const fn new(name: &'static str) -> Self {
-        Self { name, variable: None, list: false, secret: false }
+        Self { name, variable: None, other_variable: None, list: false, secret: false }
     }
 
     /// The environment variable that sets it; an empty variable is as good as none.
     #[must_use]
     pub const fn variable(self, name: &'static str) -> Self {
         Self { variable: Some(name), ..self }
+    }
+
+    /// A second variable that sets it, where the first does not.
+    #[must_use]
+    pub const fn or_variable(self, name: &'static str) -> Self {
+        Self { other_variable: Some(name), ..self }
     }
 
     /// Its value is a list: split at commas where it comes from the environment or a flag.
@@ -319,9 +326,10 @@ impl<'a> Loader<'a> {
     /// What the environment and then the flags set.
     fn overrides(&self) -> Vec<(&'a Key, Origin, String)> {
         let environment = self.keys.iter().filter_map(|key| {
-            let name = key.variable?;
-            let text = (self.environment)(name).filter(|text| !text.trim().is_empty())?;
-            Some((key, Origin::Environment(name.to_owned()), text))
+            key.variable.into_iter().chain(key.other_variable).find_map(|name| {
+                let text = (self.environment)(name).filter(|text| !text.trim().is_empty())?;
+                Some((key, Origin::Environment(name.to_owned()), text))
+            })
         });
         let flags = self.flags.iter().filter_map(|(name, text)| {
             let key = self.keys.iter().find(|key| key.name == *name);

@@ -25,6 +25,12 @@ pub fn err(text: Arguments<'_>) {
     let _ = io::stderr().lock().write_fmt(text);
 }
 
+/// Prints data to stdout; like `print!`, and safe on a closed pipe.
+#[macro_export]
+macro_rules! out {
+    ($($text:tt)*) => { $crate::output::out(format_args!($($text)*)) };
+}
+
 /// Prints a line of data to stdout; like `println!`, and safe on a closed pipe.
 #[macro_export]
 macro_rules! outln {

@@ -5,6 +5,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -13,7 +14,7 @@ use sealfarm_common::token::{ApiInfo, Permission};
 use sealfarm_tests::harness::{Scratch, Tools};
 use serde_json::{Value, json};
 use xtask::farm::{self, Farm, FarmOptions};
-use xtask::process::{self, Finished};
+use xtask::process::{self, Finished, Process};
 use xtask::wait;
 
 /// The longest any of these may take; they take seconds.
@@ -212,6 +213,83 @@ fn each_port_serves_what_it_is_for() {
     let (status, part) = get(&manifest, &[("authorization", &bearer), ("range", "bytes=0-0")]);
     assert_eq!((status, part.as_str()), (206, "{"));
     assert_eq!(get(&agent.url(100, "/store/sealfarm-store.json"), &[("authorization", &bearer)]).0, 403);
+}
+
+/// A worker that is told nothing but these variables, and the store.
+fn worker(farm: &Farm, name: &str, variables: &[(&str, &str)]) -> Command {
+    let mut command = farm::command("sealfarm-worker").unwrap();
+    command.env("SECTOR_SIZE", "2KiB").env("MINER_ADDR", "t01000").env("WORKER_PATH", &farm.sites[0].store);
+    for variable in ["AGENT_API_INFO", "MINER_AGENT_APIINFO", "STORAGE_API_INFO", "SITE_AGENT", "SITE_NATS"] {
+        command.env_remove(variable);
+    }
+    command.envs(variables.iter().copied());
+    command.args(["run", "--prover", "null", "--worker-id", name]);
+    command
+}
+
+#[test]
+fn a_worker_joins_with_a_write_token_of_its_agent_or_by_way_of_the_miner() {
+    let farm = farm("http-join", 0);
+    let [miner, agent] = Served::both(&farm);
+    let to_agent = agent.api_info(Permission::Write).expose();
+    let to_miner = miner.api_info(Permission::Read).expose();
+    let repo = farm.sites[0].repo.display().to_string();
+    for (name, variables) in [
+        ("by-agent", vec![("AGENT_API_INFO", to_agent.as_str())]),
+        ("by-the-other-name", vec![("MINER_AGENT_APIINFO", to_agent.as_str())]),
+        ("by-miner", vec![("STORAGE_API_INFO", to_miner.as_str()), ("LOTUS_AGENT_PATH", repo.as_str())]),
+    ] {
+        let mut command = worker(&farm, name, &variables);
+        let process = Process::spawn(name, farm.scratch(), &mut command).unwrap();
+        farm.miner_command(&["sectors", "pledge"]).unwrap().success().unwrap();
+        wait::until(LIMIT, "every sector Proving", || {
+            ensure!(process.exit_status()?.is_none(), "{}", process.log_tail());
+            let rows = farm.sectors()?;
+            ensure!(rows.iter().all(|row| row.state == "Proving"), "{rows:?}");
+            Ok(())
+        })
+        .unwrap();
+        let text = process.stderr_text().unwrap();
+        assert!(!text.contains(to_agent.split(':').next().unwrap()), "a token is in the log: {text}");
+        process.stop(LIMIT).unwrap();
+    }
+}
+
+#[test]
+fn a_worker_that_may_not_or_does_not_fit_is_refused_with_what_it_lacks() {
+    let farm = farm("http-refused", 0);
+    let [miner, agent] = Served::both(&farm);
+    let to_agent = agent.api_info(Permission::Write).expose();
+    let read_only = agent.api_info(Permission::Read).expose();
+    let to_miner = miner.api_info(Permission::Read).expose();
+    for (variables, parts) in [
+        (vec![("AGENT_API_INFO", read_only.as_str())], ["`write`", "`read`", "auth create-token"]),
+        (vec![("AGENT_API_INFO", to_agent.as_str()), ("SECTOR_SIZE", "8MiB")], ["8MiB", "2KiB", "next:"]),
+        (
+            vec![("AGENT_API_INFO", to_agent.as_str()), ("MINER_ADDR", "t02000")],
+            ["t02000", "t01000", "next:"],
+        ),
+        (vec![("STORAGE_API_INFO", to_miner.as_str())], ["site-1", "token", "AGENT_API_INFO"]),
+    ] {
+        let mut command = worker(&farm, "stranger", &variables);
+        let refused = process::run("stranger", farm.scratch(), &mut command, LIMIT).unwrap();
+        assert!(matches!(refused.status.code(), Some(5 | 6)), "{variables:?}: {}", refused.stderr);
+        assert!(parts.iter().all(|part| refused.stderr.contains(part)), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_a_command_quietly() {
+    let farm = farm("http-pipe", 0);
+    for served in Served::both(&farm) {
+        let mut command = farm::command(served.binary).unwrap();
+        command.arg("--repo").arg(served.repo).args(["config", "default"]);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let finished = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        assert!(finished.status.success(), "{}", finished.status);
+        assert_eq!(String::from_utf8_lossy(&finished.stderr), "");
+    }
 }
 
 #[test]

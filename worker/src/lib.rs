@@ -1,6 +1,6 @@
 //! The worker: pulls tasks of a site and runs the proof phases.
 //!
-//! It must never speak to the chain or to etcd, and never write into a store but through `phase`.
+//! It must never speak to the chain, to etcd or to the hub, and never write into a store but through `phase`.
 
 pub mod attempt;
 pub mod child;
@@ -12,3 +12,4 @@ pub mod phase;
 pub mod prover;
 pub mod runner;
 pub mod settings;
+pub mod site;

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sealfarm_common::address::ActorAddress;
 use sealfarm_common::configuration::{ConfigurationError, Key, Loaded, Origin, duration_text};
 use sealfarm_common::job::AgentId;
-use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
+use sealfarm_common::sector::{ProverKind, SectorSize};
 use sealfarm_common::task::{TaskKind, WorkerId};
 use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::runner::PhaseDurations;
+use crate::site::SitePlace;
 
 /// All keys of the file, and the variables that set them.
 pub const KEYS: &[Key] = &[
@@ -21,6 +23,9 @@ pub const KEYS: &[Key] = &[
     Key::new("ParameterCache").variable("FIL_PROOFS_PARAMETER_CACHE"),
     Key::new("Tasks").variable("WORKER_TASKS").list(),
     Key::new("Grace"),
+    Key::new("AgentApiInfo").variable("AGENT_API_INFO").or_variable("MINER_AGENT_APIINFO").secret(),
+    Key::new("StorageApiInfo").variable("STORAGE_API_INFO").secret(),
+    Key::new("AgentPath").variable("LOTUS_AGENT_PATH"),
     Key::new("Site.Agent").variable("SITE_AGENT"),
     Key::new("Site.Nats").variable("SITE_NATS"),
     Key::new("Site.Credentials").variable("SITE_CREDENTIALS"),
@@ -49,12 +54,21 @@ pub const KEYS: &[Key] = &[
 /// The commented file that `config default` prints, and the lowest layer of what holds.
 pub const DEFAULTS: &str = r#"# sealfarm-worker. Flags beat the environment, the environment beats this file.
 
-# The size of the farm's sectors: 2KiB, 8MiB, 512MiB, 32GiB or 64GiB. No default. [SECTOR_SIZE]
-# SectorSize = "32GiB"
-# The miner's ID address. No default. [MINER_ADDR]
+# The size of the farm's sectors: 2KiB, 8MiB, 512MiB, 32GiB or 64GiB, or its bytes. [SECTOR_SIZE]
+SectorSize = "32GiB"
+# The miner's ID address; or, where its agent is asked, its owner's or worker's wallet. No default.
+# [MINER_ADDR]
 # MinerAddr = "t01000"
 # The site's sector store, shared by all its workers and made by the agent. No default. [WORKER_PATH]
 # StorePath = "/var/lib/sealfarm/store"
+# The agent to work for, TOKEN:MULTIADDR, as `sealfarm-agent auth api-info --perm write` prints it: it
+# names the site and gives this worker credentials. [AGENT_API_INFO, MINER_AGENT_APIINFO]
+AgentApiInfo = ""
+# The miner instead, TOKEN:MULTIADDR: it names the agent of this host, whose `token` file is then looked
+# for in AgentPath and StorePath. [STORAGE_API_INFO]
+StorageApiInfo = ""
+# The agent's repository, where it is on this host. [LOTUS_AGENT_PATH]
+AgentPath = ""
 # Groth16 parameters; empty: sealfarm/parameters in the user's cache directory. [FIL_PROOFS_PARAMETER_CACHE]
 ParameterCache = ""
 
@@ -65,7 +79,7 @@ Tasks = ["add-piece", "pre-commit-1", "pre-commit-2", "commit-1", "commit-2", "f
 Grace = "20s"
 
 [Site]
-# The agent to work for. No default. [SITE_AGENT]
+# Where the agent need not be asked: its name, and its site's NATS and credentials. [SITE_AGENT]
 # Agent = "site-1"
 # The site's NATS; several addresses separated by commas. [SITE_NATS]
 Nats = "nats://127.0.0.1:4222"
@@ -147,9 +161,12 @@ pub const fn null_durations_key(kind: TaskKind) -> &'static str {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct RawSettings {
-    sector_size: Option<SectorSize>,
-    miner_addr: Option<MinerId>,
+    sector_size: SectorSize,
+    miner_addr: Option<ActorAddress>,
     store_path: Option<PathBuf>,
+    agent_api_info: String,
+    storage_api_info: String,
+    agent_path: String,
     parameter_cache: String,
     tasks: Vec<String>,
     #[serde(with = "duration_text")]
@@ -185,17 +202,13 @@ pub struct Settings {
     /// The size of the farm's sectors.
     pub sector_size: SectorSize,
     /// Whose farm it is.
-    pub miner: MinerId,
+    pub miner: ActorAddress,
     /// The site's store.
     pub store: PathBuf,
     /// The parameter cache, where one is named.
     pub params: Option<PathBuf>,
-    /// The site's agent.
-    pub agent: AgentId,
-    /// The address of the site's NATS.
-    pub nats: String,
-    /// What to log in with there.
-    pub credentials: Option<PathBuf>,
+    /// How the site is found.
+    pub site: SitePlace,
     /// This worker's name.
     pub worker: WorkerId,
     /// Who seals.
@@ -223,13 +236,11 @@ impl Settings {
             map.into_iter().map(|(kind, text)| (kind, text.0)).collect()
         };
         Ok(Self {
-            sector_size: raw.sector_size.ok_or_else(missing("SectorSize"))?,
+            sector_size: raw.sector_size,
             miner: raw.miner_addr.ok_or_else(missing("MinerAddr"))?,
             store: raw.store_path.clone().ok_or_else(missing("StorePath"))?,
             params: path(&raw.parameter_cache),
-            agent: raw.site.agent.clone().ok_or_else(missing("Site.Agent"))?,
-            nats: raw.site.nats.clone(),
-            credentials: path(&raw.site.credentials),
+            site: site(&raw, loaded)?,
             worker: worker_id(&raw.worker.id, host, loaded)?,
             prover: raw.worker.prover,
             slots: slots(&raw, loaded)?,
@@ -240,22 +251,38 @@ impl Settings {
     }
 }
 
-fn not_set(key: &str, loaded: &Loaded<RawSettings>) -> ConfigurationError {
-    let flag = match key {
-        "SectorSize" => "--sector-size",
-        "MinerAddr" => "--miner",
-        "StorePath" => "--store",
-        _ => "--agent",
+/// The site as it was told: outright, by its agent, or by the miner, in this order.
+fn site(raw: &RawSettings, loaded: &Loaded<RawSettings>) -> Result<SitePlace, ConfigurationError> {
+    let path = |text: &str| (!text.trim().is_empty()).then(|| PathBuf::from(text.trim()));
+    // The error does not repeat the token.
+    let info = |key: &str, text: &str| {
+        text.parse()
+            .map_err(|e: sealfarm_common::token::InvalidApiAddress| refuse(key, e.to_string(), loaded))
     };
-    let variable = match key {
-        "SectorSize" => "SECTOR_SIZE",
-        "MinerAddr" => "MINER_ADDR",
-        "StorePath" => "WORKER_PATH",
-        _ => "SITE_AGENT",
+    if let Some(agent) = raw.site.agent.clone() {
+        let (nats, credentials) = (raw.site.nats.clone(), path(&raw.site.credentials));
+        return Ok(SitePlace::Told { agent, nats, credentials });
+    }
+    if !raw.agent_api_info.trim().is_empty() {
+        return Ok(SitePlace::Agent(info("AgentApiInfo", &raw.agent_api_info)?));
+    }
+    if !raw.storage_api_info.trim().is_empty() {
+        let miner = info("StorageApiInfo", &raw.storage_api_info)?;
+        let token_dirs = path(&raw.agent_path).into_iter().chain(raw.store_path.clone()).collect();
+        return Ok(SitePlace::Miner { miner, token_dirs });
+    }
+    Err(not_set("AgentApiInfo", loaded))
+}
+
+fn not_set(key: &str, loaded: &Loaded<RawSettings>) -> ConfigurationError {
+    let said = match key {
+        "MinerAddr" => "--miner, the environment variable MINER_ADDR",
+        "StorePath" => "--store, the environment variable WORKER_PATH",
+        _ => "the environment variable AGENT_API_INFO (or STORAGE_API_INFO, or SITE_AGENT and SITE_NATS)",
     };
     let file =
         loaded.file.as_ref().map_or_else(|| "a file named by --config".into(), |f| f.display().to_string());
-    let places = format!("{flag}, the environment variable {variable}, or {file}");
+    let places = format!("{said}, or {file}");
     ConfigurationError::Missing { key: key.to_owned(), places }
 }
 
@@ -321,7 +348,8 @@ pub fn host_name() -> String {
 
 #[cfg(test)]
 mod tests {
-    use sealfarm_common::configuration::Loader;
+    use sealfarm_common::address::ActorAddress;
+use sealfarm_common::configuration::Loader;
     use sealfarm_common::exit::render;
 
     use super::*;
@@ -347,7 +375,9 @@ mod tests {
         let settings = load(&[]).unwrap();
         assert_eq!(settings.slots, TaskKind::ALL.into_iter().map(|kind| (kind, 1)).collect());
         assert_eq!(settings.prover, ProverKind::Filecoin);
-        assert_eq!((settings.params, settings.credentials), (None, None));
+        assert_eq!(settings.params, None);
+        let nats = "nats://127.0.0.1:4222".to_owned();
+        assert_eq!(settings.site, SitePlace::Told { agent: "a".parse().unwrap(), nats, credentials: None });
         assert_eq!(settings.time_limits[&TaskKind::PreCommit1], Duration::from_secs(48 * 3600));
         assert!(settings.null_durations.values().all(Duration::is_zero));
         let name = settings.worker.as_str().to_owned();
@@ -387,10 +417,58 @@ mod tests {
         let error = Settings::of(&loaded, "h").unwrap_err();
         let (_, text) = render(&error);
         assert!(
-            text.contains("`SectorSize` is not set")
-                && text.contains("--sector-size, the environment variable SECTOR_SIZE"),
+            text.contains("`MinerAddr` is not set")
+                && text.contains("--miner, the environment variable MINER_ADDR"),
             "{text}"
         );
+    }
+
+    /// What these variables make of a worker.
+    fn with(variables: &[(&str, &str)]) -> Result<Settings, ConfigurationError> {
+        let loader = Loader::new(KEYS, DEFAULTS).environment(|name| {
+            let always = [("MINER_ADDR", "t01000"), ("WORKER_PATH", "/s")];
+            let all = variables.iter().chain(&always);
+            all.into_iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        });
+        Settings::of(&loader.load()?, "h")
+    }
+
+    #[test]
+    fn the_site_is_told_outright_by_its_agent_or_by_the_miner() {
+        const INFO: &str = "s3cret.b.c:/ip4/10.0.0.5/tcp/23466/http";
+        let site = |variables: &[(&str, &str)]| with(variables).unwrap().site;
+        for variable in ["AGENT_API_INFO", "MINER_AGENT_APIINFO"] {
+            assert_eq!(site(&[(variable, INFO)]), SitePlace::Agent(INFO.parse().unwrap()), "{variable}");
+        }
+        let miner = INFO.parse().unwrap();
+        let token_dirs = vec!["/a".into(), "/s".into()];
+        let found = site(&[("STORAGE_API_INFO", INFO), ("LOTUS_AGENT_PATH", "/a")]);
+        assert_eq!(found, SitePlace::Miner { miner, token_dirs });
+        let found = site(&[("STORAGE_API_INFO", "/dns/miner/tcp/1/http"), ("AGENT_API_INFO", INFO)]);
+        assert_eq!(found, SitePlace::Agent(INFO.parse().unwrap()), "the agent's own is nearer");
+        let told = site(&[("SITE_AGENT", "a"), ("AGENT_API_INFO", INFO)]);
+        assert!(matches!(told, SitePlace::Told { .. }), "{told:?}");
+        let nothing = with(&[]).unwrap_err();
+        assert!(render(&nothing).1.contains("AGENT_API_INFO"), "{nothing}");
+        let wrong = with(&[("AGENT_API_INFO", "s3cret.b.c:/ip4/10.0.0.5")]).unwrap_err().to_string();
+        assert!(wrong.contains("AGENT_API_INFO") && wrong.contains("/tcp/<port>"), "{wrong}");
+        assert!(!wrong.contains("s3cret"), "{wrong}");
+    }
+
+    #[test]
+    fn a_sector_size_is_a_name_or_its_bytes_and_32_gib_where_none_is_given() {
+        const SITE: (&str, &str) = ("SITE_AGENT", "a");
+        assert_eq!(with(&[SITE]).unwrap().sector_size, SectorSize::GiB32);
+        for (text, size) in [
+            ("2KiB", SectorSize::KiB2),
+            ("2048", SectorSize::KiB2),
+            ("34359738368", SectorSize::GiB32),
+            ("64gib", SectorSize::GiB64),
+        ] {
+            assert_eq!(with(&[SITE, ("SECTOR_SIZE", text)]).unwrap().sector_size, size, "{text}");
+        }
+        let error = with(&[SITE, ("SECTOR_SIZE", "3KiB")]).unwrap_err().to_string();
+        assert!(error.contains("`3KiB`") && error.contains("SECTOR_SIZE"), "{error}");
     }
 
     #[test]

@@ -1,28 +1,32 @@
 //! What the agent serves: JSON-RPC methods and what they answer, a web page, its store's files.
 
 pub mod bulk;
+mod joining;
 pub mod web;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use sealfarm_common::commitment::CommR;
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::Fence;
 use sealfarm_common::manifest::Manifest;
 use sealfarm_common::membership::{AgentInfo, FarmInfo};
-use sealfarm_common::rpc::Methods;
+use sealfarm_common::rpc::{Methods, joining as way_in};
 use sealfarm_common::sector::{ProverKind, SectorNumber};
 use sealfarm_common::store::{Store, StoreError};
 use sealfarm_common::task::{TaskKind, TaskOutput};
 use serde::{Deserialize, Serialize};
 
+pub use self::joining::Door;
+use self::joining::admit;
 use crate::driver::Handle;
 use crate::flights::TaskRow;
 use crate::site::WorkerRow;
 
 /// The methods and what each asks of a token, for both sides.
 pub mod method {
-    use sealfarm_common::rpc::Method;
+    use sealfarm_common::rpc::{Method, joining};
     use sealfarm_common::token::Permission::Read;
 
     /// Answers [`super::Overview`].
@@ -34,8 +38,8 @@ pub mod method {
     /// Answers the [`super::StoreRow`]s.
     pub const STORE: Method = Method::new("Sealfarm.StoreList", Read);
 
-    /// All of them.
-    pub const ALL: [Method; 4] = [INFO, WORKERS, TASKS, STORE];
+    /// All of them, with the way in for workers.
+    pub const ALL: [Method; 5] = [INFO, WORKERS, TASKS, STORE, joining::JOIN];
 }
 
 /// What `info` shows.
@@ -144,9 +148,10 @@ async fn read_store(store: Store) -> Result<Vec<StoreRow>, ExitError> {
 }
 
 /// The methods of a running agent.
-pub fn methods(handle: &Handle) -> Methods {
+pub fn methods(handle: &Handle, door: Door) -> Methods {
     let (info, workers, tasks, store) =
         (handle.clone(), handle.clone(), handle.clone(), handle.store().clone());
+    let (keeper, door) = (handle.clone(), Arc::new(door));
     Methods::new()
         .with(method::INFO, move |(): ()| {
             let answer = overview(&info);
@@ -161,4 +166,5 @@ pub fn methods(handle: &Handle) -> Methods {
             async move { Ok::<Vec<TaskRow>, ExitError>(answer) }
         })
         .with(method::STORE, move |(): ()| read_store(store.clone()))
+        .with(way_in::JOIN, move |request| admit(door.clone(), keeper.clone(), request))
 }

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::auth::SECRET_FILE;
 use super::{config, init};
-use crate::api::{self, store_error};
+use crate::api::{self, Door, store_error};
 use crate::driver::{Driver, DriverError, Handle, Parts};
 use crate::settings::{self, Settings};
 
@@ -60,6 +60,7 @@ struct Agent {
     handle: Handle,
     driver: Pin<Box<dyn Future<Output = Result<(), DriverError>> + Send>>,
     ports: Ports,
+    door: Door,
 }
 
 impl Agent {
@@ -99,12 +100,17 @@ impl Agent {
             limits,
             serve: ports.advertised().to_string(),
         });
-        Ok(Self { id, farm, etcd, hub, site, handle, driver: Box::pin(driver), ports })
+        let door = Door {
+            repo: repo.to_owned(),
+            nats: settings.workers_url(),
+            accounts: !settings.site.credentials.is_empty(),
+        };
+        Ok(Self { id, farm, etcd, hub, site, handle, driver: Box::pin(driver), ports, door })
     }
 
     /// Works and serves until `stop`, then ends in order.
     async fn run(self, repo: &Path, stop: &CancellationToken) -> Result<(), ExitError> {
-        let Self { id, farm, etcd, hub, site, handle, driver, ports } = self;
+        let Self { id, farm, etcd, hub, site, handle, driver, ports, door } = self;
         let mut driving = tokio::spawn(driver);
         tokio::select! {
             biased;
@@ -121,7 +127,7 @@ impl Agent {
         rpc::publish_address(repo, &ports.api_address())?;
         let offered = Services {
             bulk: api::bulk::router(handle.store(), keys.clone()),
-            api: rpc::router(Arc::new(api::methods(&handle)), keys, health(site.clone())),
+            api: rpc::router(Arc::new(api::methods(&handle, door)), keys, health(site.clone())),
             web: api::web::router(&handle),
         };
         let serving = tokio::spawn(ports.serve(offered, stop));

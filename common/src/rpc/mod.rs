@@ -7,6 +7,7 @@
 mod access;
 mod auth;
 mod client;
+pub mod joining;
 mod listen;
 mod methods;
 pub mod metrics;

@@ -9,6 +9,7 @@ use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
 use sealfarm_common::membership::{FarmInfo, Members};
 use sealfarm_common::rpc::Methods;
+use sealfarm_common::rpc::joining::{AGENT_OF_HOST, HostParams};
 use sealfarm_common::sector::{ProverKind, SectorNumber};
 use sealfarm_nats::bus::{Bus, BusError, Message};
 use sealfarm_nats::subjects::Hub;
@@ -17,6 +18,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::hosts::agent_of_host;
 use super::views::{AgentRow, DEV_CHAIN_NOTICE, HistoryLine, Info, NULL_NOTICE, SectorDetail, SectorRow};
 use crate::chain::Chain;
 use crate::driver::{CommandError, Handle, Overview};
@@ -44,7 +46,7 @@ pub struct Context {
 
 /// The methods and what each asks of a token, for both sides.
 pub mod method {
-    use sealfarm_common::rpc::Method;
+    use sealfarm_common::rpc::{Method, joining};
     use sealfarm_common::token::Permission::{Read, Write};
 
     /// Takes [`super::PledgeParams`], answers [`super::Pledged`].
@@ -60,8 +62,8 @@ pub mod method {
     /// Answers [`super::Info`].
     pub const INFO: Method = Method::new("Sealfarm.Info", Read);
 
-    /// All of them.
-    pub const ALL: [Method; 6] = [PLEDGE, RETRY, SECTORS, STATUS, AGENTS, INFO];
+    /// All of them, with what workers ask.
+    pub const ALL: [Method; 7] = [PLEDGE, RETRY, SECTORS, STATUS, AGENTS, INFO, joining::AGENT_OF_HOST];
 }
 
 /// `Sealfarm.SectorsPledge`.
@@ -124,7 +126,12 @@ pub fn methods(context: &Arc<Context>) -> Methods {
         context.clone(),
         context.clone(),
     );
+    let hosts = context.clone();
     Methods::new()
+        .with(AGENT_OF_HOST, move |HostParams { addresses }| {
+            let found = agent_of_host(&hosts.members.borrow(), &addresses);
+            async move { found }
+        })
         .with(method::PLEDGE, move |PledgeParams { count }| {
             let context = pledge.clone();
             async move { context.handle.pledge(count).await.map(|sectors| Pledged { sectors }).map_err(refused) }

@@ -3,6 +3,7 @@
 //!
 //! It asks the driver through its handle and changes nothing itself.
 
+mod hosts;
 pub mod methods;
 pub mod views;
 pub mod web;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use clap::Args;
 use sealfarm_common::cli::{self, print_settings};
+use sealfarm_common::address::ActorAddress;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::configuration::{Loaded, Loader};
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
 use sealfarm_common::join::JoinRequest;
 use sealfarm_common::readiness;
-use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
+use sealfarm_common::sector::{ProverKind, SectorSize};
 use sealfarm_common::shutdown;
 use sealfarm_common::store::{Store, StoreError};
 use sealfarm_common::task::{TaskKind, WorkerId};
@@ -29,6 +30,7 @@ use crate::params::circuits::Circuit;
 use crate::params::{self, Caches};
 use crate::phase;
 use crate::runner::{ByProver, InProcessRunner};
+use crate::site::SiteAccess;
 use crate::settings::{
     DEFAULTS, KEYS, RawSettings, Settings, host_name, null_durations_key, slots_key, time_limits_key,
 };
@@ -42,16 +44,18 @@ pub struct RunArgs {
     /// The size of the farm's sectors [env: SECTOR_SIZE].
     #[arg(long, value_name = "SIZE")]
     sector_size: Option<SectorSize>,
-    /// The miner's ID address, such as t01000 [env: MINER_ADDR].
+    /// The miner's ID address, such as t01000; or, where its agent is asked, its owner's or worker's
+    /// wallet [env: MINER_ADDR].
     #[arg(long, value_name = "ADDRESS")]
-    miner: Option<MinerId>,
+    miner: Option<ActorAddress>,
     /// The site's sector store [env: WORKER_PATH].
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
     /// The parameter cache [env: FIL_PROOFS_PARAMETER_CACHE].
     #[arg(long, value_name = "DIR")]
     params: Option<PathBuf>,
-    /// The agent to work for [env: SITE_AGENT].
+    /// The agent to work for, where its site's NATS and credentials are told too; else AGENT_API_INFO
+    /// is asked [env: SITE_AGENT].
     #[arg(long, visible_alias = "site", value_name = "ID")]
     agent: Option<AgentId>,
     /// The site's NATS [env: SITE_NATS].
@@ -140,7 +144,13 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
     let stop = shutdown::on_signals()
         .map_err(|e| ExitError::new(ExitCode::Failure, "cannot listen for signals").because(e))?;
     let caches = Caches::of_process(settings.params.clone());
-    let store = checked_store(&settings)?;
+    let request = request(&settings, &host);
+    let access = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(()),
+        found = settings.site.find(&request) => found?,
+    };
+    let store = checked_store(&settings, &access)?;
     if settings.prover == ProverKind::Filecoin && settings.slots.contains_key(&TaskKind::Commit2) {
         params::expect(&caches.params, settings.sector_size).map_err(ExitError::from)?;
     }
@@ -148,18 +158,17 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
         tracing::warn!(prover = "null", "null prover: this worker proves nothing, it rehearses a farm");
     }
     let client = connect(&NatsAddress {
-        url: settings.nats.clone(),
-        credentials: settings.credentials.clone(),
-        name: Role::Worker(settings.agent.clone(), settings.worker.clone()).connection_name(),
+        url: access.nats.clone(),
+        credentials: access.credentials.clone(),
+        name: Role::Worker(access.agent.clone(), settings.worker.clone()).connection_name(),
         ..NatsAddress::default()
     })
     .await
     .map_err(connect_error)?;
-    let site = Site(settings.agent.clone());
+    let site = Site(access.agent.clone());
     // Workers make no streams, so how many copies one has is not theirs to say.
     let bus = Arc::new(JetStreamBus::new(client.clone(), 1));
     let joiner = Joiner { bus: &*bus, site: &site, store: &store };
-    let request = request(&settings, &host);
     let farm = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
@@ -175,7 +184,7 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
         "sealfarm-worker",
         "runs the proof phases of a site's sectors",
         &site.worker_control(&settings.worker),
-        metadata(&settings, &store, &host),
+        metadata(&settings, &access.agent, &store, &host),
     )
     .await
     .map_err(|e| ExitError::new(ExitCode::Unreachable, format!("cannot register with NATS: {e}")))?;
@@ -184,7 +193,7 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
         store: store.clone(),
         runner: Arc::new(runner(&settings, caches)),
         worker: settings.worker.clone(),
-        agent: settings.agent.clone(),
+        agent: access.agent.clone(),
         farm,
         slots: settings.slots.clone(),
         time_limits: settings.time_limits.clone(),
@@ -192,10 +201,10 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
         clock: Clock::system(),
     });
     tracing::info!(
-        worker = %settings.worker, site = %settings.agent, miner = %settings.miner,
+        worker = %settings.worker, site = %access.agent, miner = %access.miner,
         sector_size = %settings.sector_size, prover = %settings.prover, "joined"
     );
-    readiness::ready(&format!("works for site {}, miner {}", settings.agent, settings.miner));
+    readiness::ready(&format!("works for site {}, miner {}", access.agent, access.miner));
     let mut work = std::pin::pin!(driver.run(stop.clone()));
     let outcome = tokio::select! {
         biased;
@@ -211,9 +220,9 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
     outcome
 }
 
-fn checked_store(settings: &Settings) -> Result<Store, ExitError> {
+fn checked_store(settings: &Settings, access: &SiteAccess) -> Result<Store, ExitError> {
     let store = Store::open(&settings.store).map_err(store_error)?;
-    store.expect_owner(settings.miner, &settings.agent).map_err(store_error)?;
+    store.expect_owner(access.miner, &access.agent).map_err(store_error)?;
     if settings.slots.contains_key(&TaskKind::AddPiece) {
         store.expect_room_for(settings.sector_size, settings.prover).map_err(store_error)?;
     }
@@ -250,7 +259,7 @@ fn request(settings: &Settings, host: &str) -> JoinRequest {
         worker: settings.worker.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         host: host.to_owned(),
-        miner: settings.miner.into(),
+        miner: settings.miner,
         sector_size: settings.sector_size,
         prover: settings.prover,
         slots: settings.slots.clone(),
@@ -259,12 +268,12 @@ fn request(settings: &Settings, host: &str) -> JoinRequest {
 }
 
 /// What `nats micro info sealfarm-worker` shows of this worker.
-fn metadata(settings: &Settings, store: &Store, host: &str) -> HashMap<String, String> {
+fn metadata(settings: &Settings, agent: &AgentId, store: &Store, host: &str) -> HashMap<String, String> {
     let tasks: Vec<String> = settings.slots.iter().map(|(kind, slots)| format!("{kind}={slots}")).collect();
     [
         ("worker", settings.worker.to_string()),
         ("host", host.to_owned()),
-        ("site", settings.agent.to_string()),
+        ("site", agent.to_string()),
         ("miner", settings.miner.to_string()),
         ("sector-size", settings.sector_size.to_string()),
         ("prover", settings.prover.to_string()),
