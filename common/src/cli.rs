@@ -122,7 +122,7 @@ pub fn print_settings(settings: &BTreeMap<String, Setting>, json: JsonFlag) -> R
     for (key, setting) in settings {
         table.add_row([key.clone(), setting.value.to_string(), setting.origin.to_string()]);
     }
-    println!("{table}");
+    crate::outln!("{table}");
     Ok(())
 }
 
@@ -133,7 +133,7 @@ pub fn print_settings(settings: &BTreeMap<String, Setting>, json: JsonFlag) -> R
 pub fn print_json(value: &impl Serialize) -> Result<(), ExitError> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| ExitError::new(ExitCode::Failure, "the answer cannot be written as JSON").because(e))?;
-    println!("{text}");
+    crate::outln!("{text}");
     Ok(())
 }
 

@@ -15,7 +15,7 @@ pub const READY_FILE_VARIABLE: &str = "SEALFARM_READY_FILE";
 /// Says that the process does its work from now on: the word `ready` on stderr, to systemd `READY=1`
 /// with `status`, one line for `systemctl status`, and the file that `SEALFARM_READY_FILE` names.
 pub fn ready(status: &str) {
-    eprintln!("ready");
+    crate::errln!("ready");
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
     if let Some(path) = ready_file()
         && let Err(error) = fs::write(&path, "ready\n")

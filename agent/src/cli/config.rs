@@ -15,7 +15,7 @@ pub(super) type ConfigCommand = cli::ConfigCommand<EdgeFlags>;
 pub(super) fn run(repo: &Path, command: &ConfigCommand) -> Result<(), ExitError> {
     match command {
         ConfigCommand::Default => {
-            print!("{}", settings::DEFAULTS);
+            sealfarm_common::out!("{}", settings::DEFAULTS);
             Ok(())
         }
         ConfigCommand::Show { flags, json } => {

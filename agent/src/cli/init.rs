@@ -103,15 +103,15 @@ pub(super) fn run(repo: &Path, args: InitArgs) -> Result<(), ExitError> {
         made = Some(store.identity().id);
         Ok(())
     })?;
-    eprintln!("agent {} of miner {} made in {}", origin.agent, origin.miner, repo.display());
+    sealfarm_common::errln!("agent {} of miner {} made in {}", origin.agent, origin.miner, repo.display());
     if let Some(id) = made {
-        eprintln!("store {id} is this site's");
+        sealfarm_common::errln!("store {id} is this site's");
     }
     if site_is_ours {
         let conf = repo.join(site_server::SITE_DIR).join("site.conf");
-        eprintln!("site NATS made; on its host: nats-server --config {}", conf.display());
+        sealfarm_common::errln!("site NATS made; on its host: nats-server --config {}", conf.display());
     }
-    eprintln!(
+    sealfarm_common::errln!(
         "next: look at {}, start the site's NATS, then `sealfarm-agent run`",
         repo.join(CONFIG_FILE).display()
     );

@@ -23,16 +23,20 @@ pub(super) async fn info(repo: &Path, json: bool) -> Result<(), ExitError> {
         return print_json(&overview);
     }
     let agent = &overview.agent;
-    println!("agent:    {} ({}), serving at {}", agent.id, agent.version, agent.serve);
-    println!("farm:     miner {}, {} sectors", overview.farm.miner, overview.farm.sector_size);
+    sealfarm_common::outln!("agent:    {} ({}), serving at {}", agent.id, agent.version, agent.serve);
+    sealfarm_common::outln!("farm:     miner {}, {} sectors", overview.farm.miner, overview.farm.sector_size);
     match agent.prover {
-        ProverKind::Filecoin => println!("prover:   filecoin"),
-        ProverKind::Null => println!("prover:   null: nothing here is proved"),
+        ProverKind::Filecoin => sealfarm_common::outln!("prover:   filecoin"),
+        ProverKind::Null => sealfarm_common::outln!("prover:   null: nothing here is proved"),
     }
-    println!("store:    {}, {} bytes free", overview.store, agent.free_store_bytes);
-    println!("workers:  {}", counts(&agent.workers));
-    println!("custody:  {} jobs{}", overview.jobs_in_custody, if agent.draining { ", draining" } else { "" });
-    println!("outdated: {} dropped", overview.dropped);
+    sealfarm_common::outln!("store:    {}, {} bytes free", overview.store, agent.free_store_bytes);
+    sealfarm_common::outln!("workers:  {}", counts(&agent.workers));
+    sealfarm_common::outln!(
+        "custody:  {} jobs{}",
+        overview.jobs_in_custody,
+        if agent.draining { ", draining" } else { "" }
+    );
+    sealfarm_common::outln!("outdated: {} dropped", overview.dropped);
     Ok(())
 }
 
@@ -55,7 +59,7 @@ pub(super) async fn workers(repo: &Path, json: bool) -> Result<(), ExitError> {
             row.heard.to_string(),
         ]);
     }
-    println!("{table}");
+    sealfarm_common::outln!("{table}");
     Ok(())
 }
 
@@ -78,7 +82,7 @@ pub(super) async fn tasks(repo: &Path, json: bool) -> Result<(), ExitError> {
             row.elapsed_s.map(|seconds| format!("{seconds:.1} s")).unwrap_or_default(),
         ]);
     }
-    println!("{table}");
+    sealfarm_common::outln!("{table}");
     Ok(())
 }
 
@@ -101,7 +105,7 @@ pub(super) fn store(repo: &Path, json: bool) -> Result<(), ExitError> {
             row.comm_r.map(|comm_r| comm_r.to_string()).unwrap_or_default(),
         ]);
     }
-    println!("{table}");
+    sealfarm_common::outln!("{table}");
     Ok(())
 }
 

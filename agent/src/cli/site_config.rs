@@ -64,13 +64,15 @@ impl SiteArgs {
 pub(super) fn run(repo: &Path, args: &SiteArgs) -> Result<(), ExitError> {
     if !repo.join(site_server::SITE_DIR).exists() {
         agent(repo)?;
-        println!("{}", site_server::create(repo, args.place()?)?.display());
+        sealfarm_common::outln!("{}", site_server::create(repo, args.place()?)?.display());
         return Ok(());
     }
     let mut authority = site_server::authority(repo)?;
     authority.move_to(args.over(authority.place().clone())?).map_err(site_server::failed)?;
-    println!("{}", authority.config().display());
-    eprintln!("next: restart nats-server; for certificates alone, `nats-server --signal reload` is enough");
+    sealfarm_common::outln!("{}", authority.config().display());
+    sealfarm_common::errln!(
+        "next: restart nats-server; for certificates alone, `nats-server --signal reload` is enough"
+    );
     Ok(())
 }
 
@@ -82,16 +84,16 @@ pub(super) fn credentials(repo: &Path, worker: &WorkerId, out: &Path) -> Result<
     }
     let agent = agent(repo)?;
     site_server::worker_credentials(repo, &agent, worker)?.write(out).map_err(site_server::failed)?;
-    println!("{}", out.display());
+    sealfarm_common::outln!("{}", out.display());
     Ok(())
 }
 
 /// Voids a worker's credentials, once the site's server has read its configuration again.
 pub(super) fn revoke(repo: &Path, worker: &WorkerId) -> Result<(), ExitError> {
     let written = site_server::revoke_worker(repo, &agent(repo)?, worker)?;
-    println!("{}", written.display());
-    eprintln!("the credentials of worker {worker} are revoked in that file");
-    eprintln!(
+    sealfarm_common::outln!("{}", written.display());
+    sealfarm_common::errln!("the credentials of worker {worker} are revoked in that file");
+    sealfarm_common::errln!(
         "next: put it where the server reads it, then `nats-server --signal reload`; the worker is cut off"
     );
     Ok(())

@@ -14,7 +14,7 @@ pub(super) type ConfigCommand = cli::ConfigCommand<EdgeFlags>;
 pub(super) fn run(repo: &Repo, command: &ConfigCommand) -> Result<(), ExitError> {
     match command {
         ConfigCommand::Default => {
-            print!("{}", FileValues::default().render());
+            sealfarm_common::out!("{}", FileValues::default().render());
             Ok(())
         }
         ConfigCommand::Show { flags, json } => {

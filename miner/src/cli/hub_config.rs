@@ -70,8 +70,10 @@ pub(super) fn run(repo: &Repo, args: &HubArgs) -> Result<(), ExitError> {
     repo.check()?;
     let mut authority = hub::authority(repo.dir())?;
     authority.move_to(args.over(authority.place().clone())?).map_err(hub::failed)?;
-    println!("{}", authority.config().display());
-    eprintln!("next: restart nats-server; for certificates alone, `nats-server --signal reload` is enough");
+    sealfarm_common::outln!("{}", authority.config().display());
+    sealfarm_common::errln!(
+        "next: restart nats-server; for certificates alone, `nats-server --signal reload` is enough"
+    );
     Ok(())
 }
 
@@ -84,7 +86,7 @@ pub(super) fn credentials(repo: &Repo, agent: &AgentId, out: &Path) -> Result<()
     }
     let miner = settings::load(repo.dir()).map_err(config::refused)?.value.farm.miner;
     hub::agent_credentials(repo.dir(), miner, agent)?.write(out).map_err(hub::failed)?;
-    println!("{}", out.display());
+    sealfarm_common::outln!("{}", out.display());
     Ok(())
 }
 
@@ -93,9 +95,9 @@ pub(super) fn revoke(repo: &Repo, agent: &AgentId) -> Result<(), ExitError> {
     repo.check()?;
     let miner = settings::load(repo.dir()).map_err(config::refused)?.value.farm.miner;
     let written = hub::revoke_agent(repo.dir(), miner, agent)?;
-    println!("{}", written.display());
-    eprintln!("the credentials of agent {agent} are revoked in that file");
-    eprintln!(
+    sealfarm_common::outln!("{}", written.display());
+    sealfarm_common::errln!("the credentials of agent {agent} are revoked in that file");
+    sealfarm_common::errln!(
         "next: put it where the hub reads it, then `nats-server --signal reload`; the agent is cut off"
     );
     Ok(())

@@ -107,16 +107,21 @@ pub(super) fn run(repo: &Repo, args: InitArgs) -> Result<(), ExitError> {
         Some(place) => hub::create(dir, place).map(drop),
         None => Ok(()),
     })?;
-    eprintln!("miner {} for sectors of {} made in {}", args.actor, args.sector_size, repo.dir().display());
+    sealfarm_common::errln!(
+        "miner {} for sectors of {} made in {}",
+        args.actor,
+        args.sector_size,
+        repo.dir().display()
+    );
     if args.prover == ProverKind::Null {
-        eprintln!("{NULL_NOTICE}");
+        sealfarm_common::errln!("{NULL_NOTICE}");
     }
     if hub_is_ours {
-        eprintln!(
+        sealfarm_common::errln!(
             "hub made; on its host: nats-server --config {}",
             repo.dir().join("hub/hub.conf").display()
         );
     }
-    eprintln!("next: look at {}, then `sealfarm-miner run`", repo.config().display());
+    sealfarm_common::errln!("next: look at {}, then `sealfarm-miner run`", repo.config().display());
     Ok(())
 }

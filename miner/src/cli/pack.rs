@@ -52,17 +52,18 @@ pub(super) fn run(repo: &Repo, args: PackArgs) -> Result<(), ExitError> {
         [("the hub", "--hub", hub_url.as_str()), ("etcd", "--etcd", etcd.join(",").as_str())]
     {
         if is_local(place) {
-            eprintln!(
+            sealfarm_common::errln!(
                 "{what} is {place} in this bundle: good on this host only; {flag} names it as the site reaches it"
             );
         }
     }
-    println!("{}", args.out.display());
-    eprintln!(
+    sealfarm_common::outln!("{}", args.out.display());
+    sealfarm_common::errln!(
         "bundle for agent {} of miner {}; it holds the agent's key: copy it to that site alone",
-        args.agent, settings.farm.miner
+        args.agent,
+        settings.farm.miner
     );
-    eprintln!("next, there: sealfarm-agent init --bundle {}", args.out.display());
+    sealfarm_common::errln!("next, there: sealfarm-agent init --bundle {}", args.out.display());
     Ok(())
 }
 

@@ -36,7 +36,7 @@ pub(super) async fn pledge(repo: &Repo, count: u32, json: bool) -> Result<(), Ex
         return print_json(&pledged);
     }
     for number in &pledged.sectors {
-        println!("sector {number} pledged");
+        sealfarm_common::outln!("sector {number} pledged");
     }
     Ok(())
 }
@@ -80,7 +80,7 @@ pub(super) async fn sectors(repo: &Repo, json: bool) -> Result<(), ExitError> {
             row.reason.clone().unwrap_or_default(),
         ]);
     }
-    println!("{table}");
+    sealfarm_common::outln!("{table}");
     Ok(())
 }
 
@@ -119,12 +119,12 @@ pub(super) async fn sector(
     table.add_row(["WAN payload bytes", &row.wan_payload_bytes.to_string()]);
     table.add_row(["pledged", &moment(row.pledged)]);
     table.add_row(["updated", &moment(row.updated)]);
-    println!("{table}");
+    sealfarm_common::outln!("{table}");
     if !row.phases.is_empty() {
-        println!("{}", phases(&row.phases));
+        sealfarm_common::outln!("{}", phases(&row.phases));
     }
     for line in history {
-        println!("{}  {:<10} {:<20} {}", moment(line.at), line.source, line.what, line.text);
+        sealfarm_common::outln!("{}  {:<10} {:<20} {}", moment(line.at), line.source, line.what, line.text);
     }
     Ok(())
 }
@@ -176,7 +176,7 @@ pub(super) async fn agents(repo: &Repo, json: bool) -> Result<(), ExitError> {
             counted(&info.workers),
         ]);
     }
-    println!("{table}");
+    sealfarm_common::outln!("{table}");
     Ok(())
 }
 
@@ -192,7 +192,7 @@ pub(super) async fn info(repo: &Repo, json: bool) -> Result<(), ExitError> {
         return print_json(&info);
     }
     for notice in &info.notices {
-        eprintln!("{notice}");
+        sealfarm_common::errln!("{notice}");
     }
     let role = if info.leading { "leads" } else { "stands by" };
     let mut table = Table::new();
@@ -210,14 +210,14 @@ pub(super) async fn info(repo: &Repo, json: bool) -> Result<(), ExitError> {
     for (why, count) in &info.overview.dropped {
         table.add_row([format!("dropped, {why}"), count.to_string()]);
     }
-    println!("{table}");
+    sealfarm_common::outln!("{table}");
     Ok(())
 }
 
 /// What the null prover's sectors must never be taken for.
 fn warn_of_null(provers: impl IntoIterator<Item = ProverKind>) {
     if provers.into_iter().any(|prover| prover == ProverKind::Null) {
-        eprintln!("{NULL_NOTICE}");
+        sealfarm_common::errln!("{NULL_NOTICE}");
     }
 }
 

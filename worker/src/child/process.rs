@@ -115,7 +115,7 @@ impl Process {
                 },
                 line = self.stderr.next_line(), if err_open => match line {
                     Ok(Some(line)) => {
-                        eprintln!("{line}");
+                        sealfarm_common::errln!("{line}");
                         if tail.len() == TAIL_LINES {
                             tail.pop_front();
                         }

@@ -63,20 +63,23 @@ pub fn run(args: InfoArgs) -> Result<(), ExitError> {
     let yes = |has: bool| if has { "yes" } else { "no" };
     let memory =
         |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), |b| format!("{} MiB", b >> 20));
-    println!("version     {}", machine.version);
-    println!("host        {}", machine.host);
-    println!("cores       {}", machine.cores);
-    println!(
+    sealfarm_common::outln!("version     {}", machine.version);
+    sealfarm_common::outln!("host        {}", machine.host);
+    sealfarm_common::outln!("cores       {}", machine.cores);
+    sealfarm_common::outln!(
         "memory      {}, {} available",
         memory(machine.memory_bytes),
         memory(machine.memory_available_bytes)
     );
-    println!("SHA-NI      {} (pre-commit 1 is many times slower without)", yes(machine.sha_extensions));
-    println!("AVX2        {}", yes(machine.avx2));
-    println!("provers     {}", machine.provers.join(", "));
-    println!("parameters  {}", machine.parameter_cache.display());
+    sealfarm_common::outln!(
+        "SHA-NI      {} (pre-commit 1 is many times slower without)",
+        yes(machine.sha_extensions)
+    );
+    sealfarm_common::outln!("AVX2        {}", yes(machine.avx2));
+    sealfarm_common::outln!("provers     {}", machine.provers.join(", "));
+    sealfarm_common::outln!("parameters  {}", machine.parameter_cache.display());
     for Parameters { sector_size, state, problem } in &machine.parameters {
-        println!("  {sector_size:<8}  {}", problem.as_deref().unwrap_or(state));
+        sealfarm_common::outln!("  {sector_size:<8}  {}", problem.as_deref().unwrap_or(state));
     }
     Ok(())
 }

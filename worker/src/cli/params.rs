@@ -115,12 +115,12 @@ fn print_outcomes(outcomes: &[Outcome], json: bool) -> Result<(), ExitError> {
         let seconds = Duration::from_millis((outcome.elapsed_s * 1e3) as u64);
         let seconds = humantime::format_duration(seconds);
         if outcome.made {
-            eprintln!("made the {} in {seconds}", outcome.circuit);
+            sealfarm_common::errln!("made the {} in {seconds}", outcome.circuit);
         } else {
-            eprintln!("the {} are there; every byte compared in {seconds}", outcome.circuit);
+            sealfarm_common::errln!("the {} are there; every byte compared in {seconds}", outcome.circuit);
         }
         for path in &outcome.files {
-            println!("{}", path.display());
+            sealfarm_common::outln!("{}", path.display());
         }
     }
     Ok(())
@@ -155,20 +155,22 @@ fn print_checked(found: &[Checked], json: bool) -> Result<(), ExitError> {
         return print_json(&serde_json::to_value(found).map_err(json_error)?);
     }
     for Checked { report, origin } in found {
-        println!("{}: whole, {} bytes", report.path.display(), report.bytes);
+        sealfarm_common::outln!("{}: whole, {} bytes", report.path.display(), report.bytes);
         match origin {
-            None => println!("  lengths only; no byte was compared"),
-            Some(Origin::Published) => println!("  the network's own: every byte compared"),
-            Some(Origin::Unknown) => println!(
+            None => sealfarm_common::outln!("  lengths only; no byte was compared"),
+            Some(Origin::Published) => sealfarm_common::outln!("  the network's own: every byte compared"),
+            Some(Origin::Unknown) => sealfarm_common::outln!(
                 "  of unknown origin: neither the network's own nor marked as made here; nothing to compare with"
             ),
             Some(Origin::Development { rng_seed, pinned }) => {
                 let by = if *pinned { "with what this release pins" } else { "with what their sidecar says" };
-                println!("  development parameters, seed {rng_seed}: every byte compared {by}");
+                sealfarm_common::outln!(
+                    "  development parameters, seed {rng_seed}: every byte compared {by}"
+                );
             }
         }
         for (section, count) in &report.points {
-            println!("  {section:<13} {count:>10} points");
+            sealfarm_common::outln!("  {section:<13} {count:>10} points");
         }
     }
     Ok(())
@@ -180,6 +182,6 @@ fn json_error(error: serde_json::Error) -> ExitError {
 
 /// Prints one document to stdout.
 pub(crate) fn print_json(value: &serde_json::Value) -> Result<(), ExitError> {
-    println!("{}", serde_json::to_string_pretty(value).map_err(json_error)?);
+    sealfarm_common::outln!("{}", serde_json::to_string_pretty(value).map_err(json_error)?);
     Ok(())
 }

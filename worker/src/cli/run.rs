@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use sealfarm_common::cli::{self, print_settings};
 use sealfarm_common::address::ActorAddress;
+use sealfarm_common::cli::{self, print_settings};
 use sealfarm_common::clock::Clock;
 use sealfarm_common::configuration::{Loaded, Loader};
 use sealfarm_common::exit::{ExitCode, ExitError};
@@ -30,10 +30,10 @@ use crate::params::circuits::Circuit;
 use crate::params::{self, Caches};
 use crate::phase;
 use crate::runner::{ByProver, InProcessRunner};
-use crate::site::SiteAccess;
 use crate::settings::{
     DEFAULTS, KEYS, RawSettings, Settings, host_name, null_durations_key, slots_key, time_limits_key,
 };
+use crate::site::SiteAccess;
 
 /// Works for a site until stopped. Every flag has a key in the configuration file; see `config default`.
 #[derive(Debug, Clone, Args)]
@@ -302,7 +302,7 @@ pub type ConfigCommand = cli::ConfigCommand<Box<RunArgs>>;
 pub fn config(command: ConfigCommand) -> Result<(), ExitError> {
     match command {
         ConfigCommand::Default => {
-            print!("{DEFAULTS}");
+            sealfarm_common::out!("{DEFAULTS}");
             Ok(())
         }
         ConfigCommand::Show { flags, json } => print_settings(&flags.load()?.settings, json),

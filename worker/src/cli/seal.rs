@@ -288,23 +288,23 @@ fn print(sealed: &Sealed, json: bool) -> Result<(), ExitError> {
             .map_err(|e| ExitError::new(ExitCode::Failure, "cannot write JSON").because(e))?;
         return print_json(&value);
     }
-    println!("sector    {} ({}, prover {})", sealed.sector, sealed.sector_size, sealed.prover);
-    println!("ticket    {}", sealed.ticket);
-    println!("CommD     {}", sealed.comm_d);
-    println!("CommR     {}", sealed.comm_r);
+    sealfarm_common::outln!("sector    {} ({}, prover {})", sealed.sector, sealed.sector_size, sealed.prover);
+    sealfarm_common::outln!("ticket    {}", sealed.ticket);
+    sealfarm_common::outln!("CommD     {}", sealed.comm_d);
+    sealfarm_common::outln!("CommR     {}", sealed.comm_r);
     if let Some(proof) = &sealed.proof {
         let verified = match proof.verified {
             Some(true) => "yes",
             Some(false) => "no",
             None => "not applicable, the null prover proves nothing",
         };
-        println!("seed      {}", proof.seed);
-        println!("proof     {} ({} bytes)", hex::encode(&proof.hex.0), proof.bytes);
-        println!("verified  {verified}");
+        sealfarm_common::outln!("seed      {}", proof.seed);
+        sealfarm_common::outln!("proof     {} ({} bytes)", hex::encode(&proof.hex.0), proof.bytes);
+        sealfarm_common::outln!("verified  {verified}");
     }
     for (phase, time) in &sealed.phases {
-        println!("{phase:<13} {:>10.3} s", time.seconds);
+        sealfarm_common::outln!("{phase:<13} {:>10.3} s", time.seconds);
     }
-    println!("{:<13} {:>10.3} s", "in all", sealed.elapsed_s);
+    sealfarm_common::outln!("{:<13} {:>10.3} s", "in all", sealed.elapsed_s);
     Ok(())
 }

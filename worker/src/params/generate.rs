@@ -241,7 +241,7 @@ async fn lock(cache: &Path, size: SectorSize, stop: &CancellationToken) -> Resul
             .next(format!("see which one with `fuser {}`", path.display())));
         }
         if started.elapsed() < WAIT_STEP {
-            eprintln!(
+            sealfarm_common::errln!(
                 "another process is making the parameters of {size} sectors in {}; waiting for it, at most {}",
                 cache.display(),
                 humantime::format_duration(WAIT_MAX)
@@ -281,7 +281,7 @@ fn announce(circuit: Circuit, expected: &Expected) {
     let cores = cores();
     let share = expected.constraints as f64 / reference as f64;
     let about = Duration::from_secs((MEASURED_S_ON_TWO_CORES * share * 2.0 / cores as f64).ceil() as u64);
-    eprintln!(
+    sealfarm_common::errln!(
         "making the {circuit}: about {}, {} MiB of memory and {} MiB of disk on {cores} cores",
         humantime::format_duration(about),
         (expected.constraints as u64 * MEMORY_BYTES_A_CONSTRAINT) >> 20,
