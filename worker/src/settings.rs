@@ -348,7 +348,6 @@ pub fn host_name() -> String {
 
 #[cfg(test)]
 mod tests {
-    use sealfarm_common::address::ActorAddress;
     use sealfarm_common::configuration::Loader;
     use sealfarm_common::exit::render;
 
