@@ -464,8 +464,17 @@ async fn jobs(shared: &Arc<Shared>) {
                 }
             }
             Err(error) => {
-                if outage == 0 {
-                    tracing::warn!(stream, %error, "cannot pull jobs; trying on");
+                match &error {
+                    _ if outage > 0 => {}
+                    // So it is until the miner has seen this agent for the first time.
+                    BusError::Missing { .. } => {
+                        tracing::info!(
+                            stream,
+                            consumer,
+                            "the miner has no jobs consumer for this agent yet; waiting"
+                        );
+                    }
+                    _ => tracing::warn!(stream, %error, "cannot pull jobs; trying on"),
                 }
                 pause(shared, Backoff::RECONNECT.delay(outage, 0.5)).await;
                 outage = outage.saturating_add(1);

@@ -6,7 +6,7 @@ use sealfarm_common::address::ActorAddress;
 use sealfarm_common::bundle::{self, BundleFacts};
 use sealfarm_common::cli::EdgeFlags;
 use sealfarm_common::configuration::{
-    ApiSection, ConfigurationError, Key, Loaded, Loader, Origin, SealAgentSection,
+    ApiSection, ConfigurationError, EtcdSection, Key, Loaded, Loader, Origin, SealAgentSection, client_tls,
 };
 use sealfarm_common::job::AgentId;
 use sealfarm_common::sector::MinerId;
@@ -31,11 +31,20 @@ pub const KEYS: &[Key] = &[
     Key::new("SealAgent.ServeIP").variable("SEALFARM_SERVE_IP"),
     Key::new("SealAgent.ServePort").variable("SEALFARM_SERVE_PORT"),
     Key::new("API.ListenAddress").variable("SEALFARM_API_LISTEN_ADDRESS"),
+    Key::new("Etcd.CaFile").variable("SEALFARM_ETCD_CA_FILE"),
+    Key::new("Etcd.CertFile").variable("SEALFARM_ETCD_CERT_FILE"),
+    Key::new("Etcd.KeyFile").variable("SEALFARM_ETCD_KEY_FILE"),
     Key::new("Hub.Url").variable("SEALFARM_HUB_URL"),
     Key::new("Hub.Credentials").variable("SEALFARM_HUB_CREDENTIALS"),
+    Key::new("Hub.CaFile").variable("SEALFARM_HUB_CA_FILE"),
+    Key::new("Hub.CertFile").variable("SEALFARM_HUB_CERT_FILE"),
+    Key::new("Hub.KeyFile").variable("SEALFARM_HUB_KEY_FILE"),
     Key::new("Site.Url").variable("SEALFARM_SITE_URL"),
     Key::new("Site.Credentials").variable("SEALFARM_SITE_CREDENTIALS"),
     Key::new("Site.WorkerUrl").variable("SEALFARM_SITE_WORKER_URL"),
+    Key::new("Site.CaFile").variable("SEALFARM_SITE_CA_FILE"),
+    Key::new("Site.CertFile").variable("SEALFARM_SITE_CERT_FILE"),
+    Key::new("Site.KeyFile").variable("SEALFARM_SITE_KEY_FILE"),
     Key::new("Store.Path").variable("SEALFARM_STORE_PATH"),
     Key::new("Sealing.MaxSectorsInFlight").variable("SEALFARM_MAX_SECTORS_IN_FLIGHT"),
 ];
@@ -67,6 +76,15 @@ pub struct NatsSection {
     /// `[Site]` alone: where workers reach it; empty for [`Settings::workers_url`]'s own answer.
     #[serde(default)]
     pub worker_url: String,
+    /// The CA of the server's certificate, PEM; empty: those of the system.
+    #[serde(default)]
+    pub ca_file: String,
+    /// The certificate to show to the server, PEM; empty: none.
+    #[serde(default)]
+    pub cert_file: String,
+    /// Its key, PEM.
+    #[serde(default)]
+    pub key_file: String,
 }
 
 /// `[Store]`: where the sectors lie.
@@ -98,6 +116,9 @@ pub struct Settings {
     /// The local API.
     #[serde(rename = "API")]
     pub api: ApiSection,
+    /// TLS to etcd.
+    #[serde(default)]
+    pub etcd: EtcdSection,
     /// NATS at the hub.
     pub hub: NatsSection,
     /// NATS at the site.
@@ -184,8 +205,16 @@ impl Settings {
     }
 
     /// How to reach the hub.
-    pub fn hub_address(&self, repo: &Path, miner: MinerId, agent: &AgentId) -> NatsAddress {
-        address(&self.hub, repo, &Role::AgentAtHub(miner, agent.clone()))
+    ///
+    /// # Errors
+    /// When a certificate is set without its key.
+    pub fn hub_address(
+        &self,
+        repo: &Path,
+        miner: MinerId,
+        agent: &AgentId,
+    ) -> Result<NatsAddress, ConfigurationError> {
+        address("Hub", &self.hub, repo, &Role::AgentAtHub(miner, agent.clone()))
     }
 
     /// NATS at the site as workers reach it: as told, or the agent's own way with the advertised
@@ -206,19 +235,30 @@ impl Settings {
     }
 
     /// How to reach the site.
-    pub fn site_address(&self, repo: &Path) -> NatsAddress {
-        address(&self.site, repo, &Role::AgentAtSite)
+    ///
+    /// # Errors
+    /// When a certificate is set without its key.
+    pub fn site_address(&self, repo: &Path) -> Result<NatsAddress, ConfigurationError> {
+        address("Site", &self.site, repo, &Role::AgentAtSite)
     }
 }
 
-fn address(section: &NatsSection, repo: &Path, role: &Role) -> NatsAddress {
+fn address(
+    name: &str,
+    section: &NatsSection,
+    repo: &Path,
+    role: &Role,
+) -> Result<NatsAddress, ConfigurationError> {
+    let files = [section.ca_file.as_str(), &section.cert_file, &section.key_file];
+    let tls = client_tls(name, repo, Some(&repo.join(CONFIG_FILE)), files)?;
     let credentials = (!section.credentials.is_empty()).then(|| repo.join(&section.credentials));
-    NatsAddress {
+    Ok(NatsAddress {
         url: section.url.clone(),
         credentials,
         name: role.connection_name(),
+        tls,
         ..NatsAddress::default()
-    }
+    })
 }
 
 fn refused(key: &str, reason: String) -> ConfigurationError {
@@ -262,12 +302,15 @@ mod tests {
         assert_eq!(settings.seal_agent.etcd_addrs, ["a:2379"]);
         let repo = Path::new("/repo");
         assert_eq!(settings.store_path(repo), Path::new("/mnt/a \"b\""));
-        let hub = settings.hub_address(repo, MinerId(1000), &settings.agent().unwrap());
+        let hub = settings.hub_address(repo, MinerId(1000), &settings.agent().unwrap()).unwrap();
         assert_eq!(
             (hub.url.as_str(), hub.credentials, hub.name.as_str()),
             ("nats://hub:4222", None, "agent-site-1")
         );
-        assert_eq!(settings.site_address(repo).credentials, Some(PathBuf::from("/keys/agent.creds")));
+        assert_eq!(
+            settings.site_address(repo).unwrap().credentials,
+            Some(PathBuf::from("/keys/agent.creds"))
+        );
     }
 
     #[test]

@@ -13,12 +13,14 @@ use toml::de::{DeTable, DeValue};
 
 mod endpoint;
 mod section;
+mod tls;
 
 pub mod duration_text;
 pub mod template;
 
 pub use endpoint::{Endpoint, InvalidEndpoint, endpoints};
 pub use section::{ApiSection, SealAgentSection, ServeAddresses};
+pub use tls::{EtcdSection, client_tls};
 
 /// One key of a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

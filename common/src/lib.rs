@@ -42,5 +42,7 @@ pub mod telemetry;
 
 #[cfg(feature = "etcd")]
 pub mod etcd;
+#[cfg(feature = "tls")]
+pub mod handshake;
 #[cfg(feature = "rpc")]
 pub mod rpc;

@@ -3,11 +3,14 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use sealfarm_common::bundle::{AGENT_CONFIG, Bundle, BundleFacts, HUB_CREDENTIALS_FILE, SITE_CREDENTIALS};
+use sealfarm_common::bundle::{
+    AGENT_CONFIG, Bundle, BundleFacts, CA_FILE, HUB_CREDENTIALS_FILE, SITE_CREDENTIALS,
+};
 use sealfarm_common::configuration::template::{filled, quoted, quoted_list};
 use sealfarm_common::configuration::{self, Endpoint};
-use sealfarm_common::exit::ExitError;
+use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
+use sealfarm_common::tls;
 
 use crate::hub;
 use crate::settings::Settings;
@@ -43,9 +46,13 @@ pub fn make(
         Some(text) => text,
         None => hub::agent_credentials(repo, farm.miner, agent)?.expose().to_owned(),
     };
+    let (hub_ca, etcd_ca) = (settings.nats.ca_file.trim(), settings.etcd.ca_file.trim());
+    let ca_file = |ca: &str| quoted(if ca.is_empty() { "" } else { CA_FILE });
     let config = filled(
         AGENT_CONFIG,
         &[
+            ("Hub", "CaFile", ca_file(hub_ca)),
+            ("Etcd", "CaFile", ca_file(etcd_ca)),
             ("Agent", "Id", quoted(agent.as_str())),
             ("Farm", "Miner", quoted(&farm.miner.to_string())),
             ("SealAgent", "EtcdAddrs", quoted_list(&etcd)),
@@ -54,5 +61,21 @@ pub fn make(
             ("Site", "Credentials", quoted(SITE_CREDENTIALS)),
         ],
     );
-    Ok(Bundle::new(BundleFacts::new(agent.clone(), farm, now), config, Some(credentials)))
+    let bundle = Bundle::new(BundleFacts::new(agent.clone(), farm, now), config, Some(credentials));
+    let ca = authorities(repo, hub_ca, etcd_ca)?;
+    Ok(if ca.is_empty() { bundle } else { bundle.with_ca(ca) })
+}
+
+/// The certificates of the CAs that the miner trusts for hub and etcd, in one PEM text.
+fn authorities(repo: &Path, hub: &str, etcd: &str) -> Result<Vec<u8>, ExitError> {
+    let mut text = Vec::new();
+    for file in [hub, etcd].into_iter().filter(|file| !file.is_empty()) {
+        let pem =
+            tls::pem(&repo.join(file)).map_err(|e| ExitError::new(ExitCode::BadInput, e.to_string()))?;
+        // Often it is one and the same.
+        if text != pem {
+            text.extend(pem);
+        }
+    }
+    Ok(text)
 }

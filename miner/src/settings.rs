@@ -6,7 +6,8 @@ use std::time::Duration;
 use sealfarm_common::address::ActorAddress;
 use sealfarm_common::cli::EdgeFlags;
 use sealfarm_common::configuration::{
-    ApiSection, ConfigurationError, Key, Loaded, Loader, Origin, SealAgentSection, duration_text,
+    ApiSection, ConfigurationError, EtcdSection, Key, Loaded, Loader, Origin, SealAgentSection, client_tls,
+    duration_text,
 };
 use sealfarm_common::membership::{FarmInfo, Wallets};
 use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
@@ -30,8 +31,14 @@ pub const KEYS: &[Key] = &[
     Key::new("SealAgent.EtcdAddrs").variable("SEALFARM_ETCD_ADDRS").list(),
     Key::new("SealAgent.ServeIP").variable("SEALFARM_SERVE_IP"),
     Key::new("SealAgent.ServePort").variable("SEALFARM_SERVE_PORT"),
+    Key::new("Etcd.CaFile").variable("SEALFARM_ETCD_CA_FILE"),
+    Key::new("Etcd.CertFile").variable("SEALFARM_ETCD_CERT_FILE"),
+    Key::new("Etcd.KeyFile").variable("SEALFARM_ETCD_KEY_FILE"),
     Key::new("NATS.Url").variable("SEALFARM_NATS_URL"),
     Key::new("NATS.Credentials").variable("SEALFARM_NATS_CREDENTIALS"),
+    Key::new("NATS.CaFile").variable("SEALFARM_NATS_CA_FILE"),
+    Key::new("NATS.CertFile").variable("SEALFARM_NATS_CERT_FILE"),
+    Key::new("NATS.KeyFile").variable("SEALFARM_NATS_KEY_FILE"),
     Key::new("NATS.Replicas").variable("SEALFARM_NATS_REPLICAS"),
     Key::new("DevChain.EpochDuration").variable("SEALFARM_EPOCH_DURATION"),
     Key::new("DevChain.ChallengeDelay").variable("SEALFARM_CHALLENGE_DELAY"),
@@ -65,6 +72,15 @@ pub struct NatsSection {
     pub url: String,
     /// A .creds file, from the repository; empty for a server without accounts.
     pub credentials: String,
+    /// The CA of the hub's certificate, PEM; empty: those of the system.
+    #[serde(default)]
+    pub ca_file: String,
+    /// The certificate to show to the hub, PEM; empty: none.
+    #[serde(default)]
+    pub cert_file: String,
+    /// Its key, PEM.
+    #[serde(default)]
+    pub key_file: String,
     /// Copies of every stream: 1, or 3 on a cluster.
     pub replicas: usize,
 }
@@ -90,6 +106,9 @@ pub struct Settings {
     /// Where etcd is, and where others reach this process.
     #[serde(rename = "SealAgent")]
     pub seal_agent: SealAgentSection,
+    /// TLS to etcd.
+    #[serde(rename = "Etcd", default)]
+    pub etcd: EtcdSection,
     /// Where the hub is.
     #[serde(rename = "NATS")]
     pub nats: NatsSection,
@@ -128,14 +147,20 @@ impl Settings {
     }
 
     /// The hub, as the miner of this repository connects to it.
-    pub fn nats_address(&self, repo: &Path) -> NatsAddress {
-        let credentials = self.nats.credentials.trim();
-        NatsAddress {
+    ///
+    /// # Errors
+    /// When a certificate is set without its key.
+    pub fn nats_address(&self, repo: &Path) -> Result<NatsAddress, ConfigurationError> {
+        let nats = &self.nats;
+        let credentials = nats.credentials.trim();
+        let files = [nats.ca_file.as_str(), &nats.cert_file, &nats.key_file];
+        Ok(NatsAddress {
+            tls: client_tls("NATS", repo, Some(&repo.join(CONFIG_FILE)), files)?,
             url: self.nats.url.clone(),
             credentials: (!credentials.is_empty()).then(|| repo.join(credentials)),
             name: Role::Miner.connection_name(),
             ..NatsAddress::default()
-        }
+        })
     }
 }
 
@@ -255,11 +280,23 @@ ServeIP = {serve_ip}
 # The same API on that address; ServePort+1 and ServePort+100 belong to the miner too. SEALFARM_SERVE_PORT
 ServePort = {serve_port}
 
+[Etcd]
+# TLS to etcd, used where a file is named and with https:// endpoints. PEM files, from here: the CA of
+# etcd's certificate (empty: those of the system), and what to show where etcd asks for a certificate.
+# SEALFARM_ETCD_CA_FILE, SEALFARM_ETCD_CERT_FILE, SEALFARM_ETCD_KEY_FILE
+CaFile = ""
+CertFile = ""
+KeyFile = ""
+
 [NATS]
-# The hub, several servers separated by commas. SEALFARM_NATS_URL
+# The hub: nats:// or tls://, several servers separated by commas. SEALFARM_NATS_URL
 Url = {nats}
 # A .creds file, from here; empty for a server without accounts. SEALFARM_NATS_CREDENTIALS
 Credentials = {credentials}
+# TLS to the hub: as in [Etcd]. SEALFARM_NATS_CA_FILE, SEALFARM_NATS_CERT_FILE, SEALFARM_NATS_KEY_FILE
+CaFile = ""
+CertFile = ""
+KeyFile = ""
 # Copies of every stream: 1, or 3 on a cluster. SEALFARM_NATS_REPLICAS
 Replicas = 1
 
@@ -321,7 +358,7 @@ mod tests {
         assert_eq!(settings.dev_chain.challenge_delay, Some(2));
         assert_eq!(settings.dev_chain.epoch_duration, Duration::from_millis(100));
         assert_eq!(settings.election.ttl, Duration::from_secs(15));
-        let nats = settings.nats_address(Path::new("/repo"));
+        let nats = settings.nats_address(Path::new("/repo")).unwrap();
         assert_eq!(nats.credentials.as_deref(), Some(Path::new("/repo/hub/miner.creds")));
         assert_eq!(nats.name, "miner");
     }

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 pub use async_nats::connection::State;
 use async_nats::{ConnectErrorKind, ConnectOptions, Event};
+use sealfarm_common::handshake::{self, Keys, Refusal};
 use sealfarm_common::tls::{ClientTls, TlsFileError};
 use tokio::time::Instant;
 
 use crate::denial::{Denial, Denials, Listening};
-use crate::handshake;
 
 /// The oldest server the farm works with: older ones silently drop settings they do not know.
 pub const SERVER_VERSION_MIN: (i64, i64) = (2, 11);
@@ -67,7 +67,7 @@ pub enum ConnectError {
         /// The address.
         url: String,
         /// What is wrong with which certificate.
-        reason: handshake::Refusal,
+        reason: Refusal,
     },
     /// A file for TLS cannot be used.
     #[error(transparent)]
@@ -100,7 +100,9 @@ impl ConnectError {
             Self::Denied { .. } => format!(
                 "check that {section} Credentials is the file made for this process, by this server's own keys, and not revoked"
             ),
-            Self::Tls { reason, .. } => reason.next_step(section),
+            Self::Tls { reason, .. } => {
+                reason.next_step(Keys { section, address: &format!("{section} Url") })
+            }
             Self::TlsFile(_) => format!("correct {section} CaFile, CertFile, KeyFile"),
             Self::Credentials { .. } => format!("correct {section} Credentials"),
             Self::TooOld { .. } => "upgrade that nats-server".to_owned(),
@@ -180,8 +182,11 @@ fn retry(address: &NatsAddress, error: &async_nats::ConnectError) -> Result<Stri
             let (credentials, reason) = (address.credentials_shown(), error.to_string());
             Err(ConnectError::Denied { url, credentials, reason })
         }
-        _ => match handshake::refusal(error, &address.tls) {
+        kind => match handshake::refusal(error, &address.tls) {
             Some(reason) => Err(ConnectError::Tls { url, reason }),
+            None if kind == ConnectErrorKind::Tls => {
+                Err(ConnectError::Tls { url, reason: Refusal::Other(error.to_string()) })
+            }
             // A server that misses a certificate may cut the connection before its reason is read.
             None if address.tls.is_set() && address.tls.identity.is_none() => {
                 Ok(format!("{error}; a server that asks for client certificates cuts off whoever shows none"))

@@ -8,7 +8,6 @@ pub mod bus;
 pub mod connect;
 pub mod consume;
 pub mod denial;
-pub mod handshake;
 pub mod jetstream;
 pub mod jwt;
 pub mod outbox;

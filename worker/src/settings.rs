@@ -1,14 +1,15 @@
 //! What `sealfarm-worker run` is told: keys, their defaults, and the values in the words of the domain.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sealfarm_common::address::ActorAddress;
-use sealfarm_common::configuration::{ConfigurationError, Key, Loaded, Origin, duration_text};
+use sealfarm_common::configuration::{ConfigurationError, Key, Loaded, Origin, client_tls, duration_text};
 use sealfarm_common::job::AgentId;
 use sealfarm_common::sector::{ProverKind, SectorSize};
 use sealfarm_common::task::{TaskKind, WorkerId};
+use sealfarm_common::tls::ClientTls;
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -29,6 +30,9 @@ pub const KEYS: &[Key] = &[
     Key::new("Site.Agent").variable("SITE_AGENT"),
     Key::new("Site.Nats").variable("SITE_NATS"),
     Key::new("Site.Credentials").variable("SITE_CREDENTIALS"),
+    Key::new("Site.CaFile").variable("SITE_CA_FILE"),
+    Key::new("Site.CertFile").variable("SITE_CERT_FILE"),
+    Key::new("Site.KeyFile").variable("SITE_KEY_FILE"),
     Key::new("Worker.Id").variable("WORKER_ID"),
     Key::new("Worker.Prover").variable("WORKER_PROVER"),
     Key::new("Slots.add-piece"),
@@ -85,6 +89,12 @@ Grace = "20s"
 Nats = "nats://127.0.0.1:4222"
 # This worker's .creds file there; empty: none. [SITE_CREDENTIALS]
 Credentials = ""
+# TLS there, used where a file is named and with tls://. PEM files: the CA of the server's certificate
+# (empty: those of the system), and what to show where the server asks for a certificate.
+# [SITE_CA_FILE, SITE_CERT_FILE, SITE_KEY_FILE]
+CaFile = ""
+CertFile = ""
+KeyFile = ""
 
 [Worker]
 # A name unique within the site, of a-z, 0-9 and -; empty: made of the host's name and four random
@@ -184,6 +194,9 @@ struct RawSite {
     agent: Option<AgentId>,
     nats: String,
     credentials: String,
+    ca_file: String,
+    cert_file: String,
+    key_file: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -209,6 +222,8 @@ pub struct Settings {
     pub params: Option<PathBuf>,
     /// How the site is found.
     pub site: SitePlace,
+    /// Whom to trust at the site's NATS, and what to show there.
+    pub tls: ClientTls,
     /// This worker's name.
     pub worker: WorkerId,
     /// Who seals.
@@ -241,6 +256,12 @@ impl Settings {
             store: raw.store_path.clone().ok_or_else(missing("StorePath"))?,
             params: path(&raw.parameter_cache),
             site: site(&raw, loaded)?,
+            tls: client_tls(
+                "Site",
+                Path::new(""),
+                loaded.file.as_deref(),
+                [&raw.site.ca_file, &raw.site.cert_file, &raw.site.key_file],
+            )?,
             worker: worker_id(&raw.worker.id, host, loaded)?,
             prover: raw.worker.prover,
             slots: slots(&raw, loaded)?,

@@ -414,22 +414,17 @@ fn start_nats(
     scratch: &Scratch,
     name: &str,
     repo: &Path,
-    init: impl Fn(&str, &[String]) -> Result<(Command, PathBuf)>,
+    init: impl Fn(&str, &[&str]) -> Result<(Command, PathBuf)>,
 ) -> Result<NatsServer> {
     let write = |client: u16, monitor: u16, data: &Path| -> Result<String> {
-        let place = [
-            "--hub-listen".to_owned(),
-            format!("127.0.0.1:{client}"),
-            "--hub-monitor".to_owned(),
-            format!("127.0.0.1:{monitor}"),
-            "--hub-data".to_owned(),
-            data.display().to_string(),
-        ];
+        let data = data.display().to_string();
+        let (client, monitor) = (format!("127.0.0.1:{client}"), format!("127.0.0.1:{monitor}"));
+        let place = ["--hub-listen", &client, "--hub-monitor", &monitor, "--hub-data", &data];
         if repo.exists() {
             // Made for ports that somebody else has taken meanwhile.
             fs::remove_dir_all(repo).with_context(|| format!("cannot remove {}", repo.display()))?;
         }
-        let (mut command, config) = init(&format!("nats://127.0.0.1:{client}"), &place)?;
+        let (mut command, config) = init(&format!("nats://{client}"), &place)?;
         process::run(&format!("{name}-init"), scratch, &mut command, COMMAND_LIMIT)?.success()?;
         fs::read_to_string(&config).with_context(|| format!("cannot read {}", config.display()))
     };

@@ -76,20 +76,23 @@ impl Agent {
         }
         let limits = settings.limits().map_err(config::refused)?;
         let endpoints = settings.seal_agent.endpoints(loaded.file.as_deref()).map_err(config::refused)?;
+        let etcd_tls = settings.etcd.tls(repo, loaded.file.as_deref()).map_err(config::refused)?;
+        let hub = settings.hub_address(repo, miner, &id).map_err(config::refused)?;
+        let site = settings.site_address(repo).map_err(config::refused)?;
         let addresses =
             settings.seal_agent.serve_addresses(loaded.file.as_deref()).map_err(config::refused)?;
         let ports = Ports::bind(&settings.api, &addresses).await?;
         let store = Store::open(&settings.store_path(repo)).map_err(store_error)?;
         store.expect_owner(miner, &id).map_err(store_error)?;
 
-        let etcd = Etcd::connect(&endpoints).await.map_err(no_etcd)?;
+        let etcd = Etcd::connect_with(&endpoints, &etcd_tls).await.map_err(no_etcd)?;
         let farm = farm(&etcd, miner, facts.as_ref()).await?;
         store.expect_room_for(farm.sector_size, farm.prover).map_err(store_error)?;
         if farm.prover == ProverKind::Null {
             tracing::warn!("the farm uses the null prover: nothing it seals is proved");
         }
-        let hub = nats(&settings.hub_address(repo, miner, &id), "[Hub]").await?;
-        let site = nats(&settings.site_address(repo), "[Site]").await?;
+        let hub = nats(&hub, "[Hub]").await?;
+        let site = nats(&site, "[Site]").await?;
         let (handle, driver) = Driver::new(Parts {
             hub: Arc::new(JetStreamBus::new(hub.clone(), 1)),
             site_bus: Arc::new(JetStreamBus::new(site.clone(), 1)),

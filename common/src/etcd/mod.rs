@@ -6,14 +6,18 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, Compare, CompareOp, ConnectOptions, GetOptions, Txn, TxnOp};
+use etcd_client::{
+    Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, TlsOptions, Txn, TxnOp,
+};
 use futures::future::join_all;
 
 use crate::configuration::Endpoint;
 use crate::exit::ExitCode;
+use crate::handshake::{self, Keys, Refusal};
 use crate::membership::{AgentInfo, FarmInfo, agent_of_key, agents_prefix, farm_key, leader_key};
 use crate::retry::Backoff;
 use crate::sector::MinerId;
+use crate::tls::{self, ClientTls, TlsFileError};
 
 mod election;
 mod lease;
@@ -52,6 +56,17 @@ pub enum EtcdError {
         /// What the last answer, or its absence, was.
         reason: String,
     },
+    /// The two ends do not trust each other.
+    #[error("no TLS connection to etcd at {endpoint}: {reason}")]
+    Tls {
+        /// The endpoint.
+        endpoint: String,
+        /// What is wrong with which certificate.
+        reason: Refusal,
+    },
+    /// A file for TLS cannot be used.
+    #[error(transparent)]
+    TlsFile(#[from] TlsFileError),
     /// etcd answered, and refuses.
     #[error("etcd at {endpoints} refuses {tried}: {reason}")]
     Refused {
@@ -98,6 +113,8 @@ impl EtcdError {
         match self {
             Self::Unreachable { .. } => ExitCode::Unreachable,
             Self::NoFarm { .. } => ExitCode::NotFound,
+            Self::TlsFile(_) => ExitCode::BadInput,
+            Self::Tls { .. } => ExitCode::Refused,
             Self::Refused { .. } | Self::Mismatch { .. } | Self::Unreadable { .. } => ExitCode::Refused,
         }
     }
@@ -108,6 +125,10 @@ impl EtcdError {
             Self::Unreachable { endpoints, .. } => {
                 format!("check that etcd runs at {endpoints} and that [SealAgent] EtcdAddrs names it")
             }
+            Self::Tls { reason, .. } => {
+                reason.next_step(Keys { section: "[Etcd]", address: "[SealAgent] EtcdAddrs" })
+            }
+            Self::TlsFile(_) => "correct [Etcd] CaFile, CertFile, KeyFile".into(),
             Self::Refused { .. } => "check etcd's own log, and its users and roles if it has any".into(),
             Self::Mismatch { .. } => "correct the configuration here, or use the farm's own etcd".into(),
             Self::NoFarm { miner, .. } => {
@@ -131,6 +152,17 @@ impl Etcd {
     /// # Errors
     /// [`EtcdError::Unreachable`] when none of them does; it names each, what was tried and how long.
     pub async fn connect(endpoints: &[Endpoint]) -> Result<Self, EtcdError> {
+        Self::connect_with(endpoints, &ClientTls::default()).await
+    }
+
+    /// [`connect`](Self::connect) with files for TLS, which is used where any of them is set and with
+    /// endpoints that begin with `https://`.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect), [`EtcdError::Tls`] where one end refuses the other's certificate, and
+    /// [`EtcdError::TlsFile`].
+    pub async fn connect_with(endpoints: &[Endpoint], tls: &ClientTls) -> Result<Self, EtcdError> {
+        let options = options(endpoints, tls)?;
         let started = Instant::now();
         let names = endpoints.iter().map(Endpoint::as_str).collect::<Vec<_>>().join(", ");
         let unreachable = |reason: String| EtcdError::Unreachable {
@@ -140,15 +172,21 @@ impl Etcd {
             reason,
         };
         // Each alone: the balanced client would not tell which of them answered.
-        let answers = join_all(endpoints.iter().map(probe)).await;
+        let answers = join_all(endpoints.iter().map(|endpoint| probe(endpoint, &options, tls))).await;
         if answers.iter().all(Option::is_some) {
-            return Err(unreachable(answers.into_iter().flatten().collect::<Vec<_>>().join("; ")));
+            let silent: Vec<Silent> = answers.into_iter().flatten().collect();
+            if let Some(Silent::Untrusted(endpoint, reason)) =
+                silent.iter().find(|silent| matches!(silent, Silent::Untrusted(..)))
+            {
+                return Err(EtcdError::Tls { endpoint: endpoint.clone(), reason: reason.clone() });
+            }
+            return Err(unreachable(silent.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")));
         }
         for silent in answers.into_iter().flatten() {
             tracing::warn!("an etcd endpoint does not answer, going on with the others: {silent}");
         }
         let client =
-            Client::connect(endpoints, Some(options())).await.map_err(|e| unreachable(e.to_string()))?;
+            Client::connect(endpoints, Some(options)).await.map_err(|e| unreachable(e.to_string()))?;
         Ok(Self { client, endpoints: names })
     }
 
@@ -303,22 +341,78 @@ impl std::fmt::Debug for Etcd {
 
 /// Without HTTP/2 keep-alive a watch on a hung server waits for ever; without a leader required, one
 /// on a member cut off from its cluster does. A limit on all requests is not set: campaigns wait.
-fn options() -> ConnectOptions {
-    ConnectOptions::new()
+fn options(endpoints: &[Endpoint], tls: &ClientTls) -> Result<ConnectOptions, TlsFileError> {
+    let options = ConnectOptions::new()
         .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
         .with_keep_alive_while_idle(true)
         .with_connect_timeout(CONNECT_LIMIT)
-        .with_require_leader(true)
+        .with_require_leader(true);
+    if !tls.is_set() && !endpoints.iter().any(|endpoint| endpoint.as_str().starts_with("https://")) {
+        return Ok(options);
+    }
+    // Where two crates bring a provider each, rustls picks none by itself. One may be there already.
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+    let mut files = TlsOptions::new();
+    files = match &tls.ca {
+        Some(ca) => files.ca_certificate(Certificate::from_pem(tls::pem(ca)?)),
+        None => files.with_enabled_roots(),
+    };
+    if let Some(identity) = &tls.identity {
+        let (cert, key) = (tls::pem(&identity.cert)?, tls::pem(&identity.key)?);
+        files = files.identity(etcd_client::Identity::from_pem(cert, key));
+    }
+    Ok(options.with_tls(files))
+}
+
+/// Why an endpoint does not answer.
+enum Silent {
+    /// The two ends do not trust each other.
+    Untrusted(String, Refusal),
+    /// Something else.
+    Unreachable(String),
+}
+
+impl std::fmt::Display for Silent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Untrusted(endpoint, reason) => write!(f, "{endpoint}: {reason}"),
+            Self::Unreachable(reason) => f.write_str(reason),
+        }
+    }
 }
 
 /// What is wrong with one endpoint; `None` where it answers.
-async fn probe(endpoint: &Endpoint) -> Option<String> {
-    let asked = async { Client::connect([endpoint], Some(options())).await?.status().await };
+async fn probe(endpoint: &Endpoint, options: &ConnectOptions, tls: &ClientTls) -> Option<Silent> {
+    let asked = async { Client::connect([endpoint], Some(options.clone())).await?.status().await };
     match tokio::time::timeout(REQUEST_LIMIT, asked).await {
         Ok(Ok(_)) => None,
-        Ok(Err(error)) => Some(format!("{endpoint}: {}", shown(&error))),
-        Err(_) => Some(format!("{endpoint}: no answer within {}", humantime::format_duration(REQUEST_LIMIT))),
+        Ok(Err(error)) => Some(match refusal(&error, tls) {
+            Some(reason) => Silent::Untrusted(endpoint.to_string(), reason),
+            None => Silent::Unreachable(format!("{endpoint}: {}", shown(&error))),
+        }),
+        Err(_) => {
+            let limit = humantime::format_duration(REQUEST_LIMIT);
+            Some(Silent::Unreachable(format!("{endpoint}: no answer within {limit}")))
+        }
     }
+}
+
+/// What a client's error says of TLS; a server that misses a client certificate may only cut the
+/// connection, since its reason comes after the handshake.
+fn refusal(error: &etcd_client::Error, tls: &ClientTls) -> Option<Refusal> {
+    // The client's error does not give its cause as such.
+    let cause: &(dyn std::error::Error + 'static) = match error {
+        etcd_client::Error::GRpcStatus(status) => status,
+        etcd_client::Error::TransportError(error) => error,
+        other => other,
+    };
+    let text = shown(error);
+    handshake::refusal(cause, tls).or_else(|| handshake::refusal_in(&text, tls)).or_else(|| {
+        let cut = ["connection reset", "broken pipe", "connection closed"];
+        let text = text.to_lowercase();
+        (tls.is_set() && tls.identity.is_none() && cut.iter().any(|part| text.contains(part)))
+            .then_some(Refusal::WantsCertificate)
+    })
 }
 
 /// The agent a key and its value describe; one that cannot be read is logged and left out.

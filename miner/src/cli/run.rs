@@ -44,13 +44,15 @@ pub(super) async fn run(repo: Repo, flags: &EdgeFlags) -> Result<(), ExitError> 
     let endpoints = settings.seal_agent.endpoints(loaded.file.as_deref()).map_err(config::refused)?;
     let verifier = verifier::verifier_for(settings.farm.prover, settings.farm.sector_size.seal_proof())
         .map_err(no_verifier)?;
+    let hub = settings.nats_address(repo.dir()).map_err(config::refused)?;
+    let etcd_tls = settings.etcd.tls(repo.dir(), loaded.file.as_deref()).map_err(config::refused)?;
     let keys = repo.keys()?;
     let addresses = settings.seal_agent.serve_addresses(loaded.file.as_deref()).map_err(config::refused)?;
     let ports = Ports::bind(&settings.api, &addresses).await?;
 
-    let client = connect::connect(&settings.nats_address(repo.dir())).await.map_err(no_nats)?;
+    let client = connect::connect(&hub).await.map_err(no_nats)?;
     let bus: Arc<dyn Bus> = Arc::new(JetStreamBus::new(client.clone(), settings.nats.replicas));
-    let etcd = Etcd::connect(&endpoints).await.map_err(no_etcd)?;
+    let etcd = Etcd::connect_with(&endpoints, &etcd_tls).await.map_err(no_etcd)?;
     let farm = settings.farm_info();
     etcd.create_farm(&farm).await.map_err(no_etcd)?;
     let clock = Clock::system();

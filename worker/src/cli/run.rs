@@ -161,6 +161,7 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
         url: access.nats.clone(),
         credentials: access.credentials.clone(),
         name: Role::Worker(access.agent.clone(), settings.worker.clone()).connection_name(),
+        tls: settings.tls.clone(),
         ..NatsAddress::default()
     })
     .await

@@ -4,8 +4,9 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
-use async_nats::rustls::{self, AlertDescription, CertificateError};
-use sealfarm_common::tls::ClientTls;
+use tokio_rustls::rustls::{self, AlertDescription, CertificateError};
+
+use crate::tls::ClientTls;
 
 /// What one end holds against the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,47 +47,72 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// Where an operator sets what a handshake needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keys<'a> {
+    /// The configuration's section with `CaFile`, `CertFile` and `KeyFile`, as `[Hub]`.
+    pub section: &'a str,
+    /// The section and key of the address, as `[Hub] Url`.
+    pub address: &'a str,
+}
+
 impl Refusal {
-    /// What the operator does about it; `section` is the configuration's.
-    pub fn next_step(&self, section: &str) -> String {
+    /// What the operator does about it.
+    pub fn next_step(&self, keys: Keys<'_>) -> String {
+        let Keys { section, address } = keys;
         match self {
-            Self::UnknownCa(_) => format!("name the certificate of the server's CA in {section} CaFile"),
+            Self::UnknownCa(_) => {
+                format!("name the certificate of the server's CA in {section} CaFile")
+            }
             Self::OtherName(_) => {
-                format!(
-                    "use a name of the certificate in {section} Url, or give the server one for that name"
-                )
+                format!("use a name of the certificate in {address}, or give the server one for that name")
             }
             Self::Invalid(_) => "renew the server's certificate; check both clocks".to_owned(),
             Self::WantsCertificate | Self::RefusesCertificate(_) => {
                 format!("name a certificate of the server's client CA in {section} CertFile and KeyFile")
             }
             Self::NoTls => format!(
-                "write nats:// in {section} Url and unset CaFile and CertFile, or turn TLS on at the server"
+                "write {address} without TLS and unset CaFile and CertFile, or turn TLS on at the server"
             ),
-            Self::Other(_) => format!("check {section} CaFile, CertFile, KeyFile, and the server's log"),
+            Self::Other(_) => {
+                format!("check {section} CaFile, CertFile, KeyFile, and the server's log")
+            }
         }
     }
 }
 
 /// What a failed connection says of TLS; `None` where it failed for another reason.
-pub(crate) fn refusal(error: &async_nats::ConnectError, tls: &ClientTls) -> Option<Refusal> {
-    let mut link: Option<&(dyn Error + 'static)> = Some(error);
-    let mut found = None;
+pub fn refusal(error: &(dyn Error + 'static), tls: &ClientTls) -> Option<Refusal> {
+    let mut link = Some(error);
     while let Some(error) = link {
-        found = found.or_else(|| rustls_error(error));
+        if let Some(found) = rustls_error(error) {
+            return Some(of(found, tls));
+        }
         link = error.source();
     }
-    match found {
-        Some(error) => Some(of(error, tls)),
-        None if error.kind() == async_nats::ConnectErrorKind::Tls => Some(Refusal::Other(error.to_string())),
-        None => None,
-    }
+    None
+}
+
+/// What a server's alert says, where a client's error passes on only the words of it.
+pub fn refusal_in(words: &str, tls: &ClientTls) -> Option<Refusal> {
+    let (_, alert) = words.split_once("received fatal alert: ")?;
+    let of_certificate = ["Certificate", "UnknownCA", "AccessDenied"].iter().any(|name| alert.contains(name));
+    Some(match (&tls.identity, of_certificate) {
+        (_, false) => Refusal::Other(words.to_owned()),
+        (None, true) => Refusal::WantsCertificate,
+        (Some(identity), true) => {
+            Refusal::RefusesCertificate(format!("{} ({alert})", identity.cert.display()))
+        }
+    })
 }
 
 /// rustls's own error in a link of the chain; an `io::Error` does not show what it carries as its source.
 fn rustls_error<'a>(link: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    let carried = || link.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref();
-    link.downcast_ref().or_else(carried)
+    if let Some(error) = link.downcast_ref() {
+        return Some(error);
+    }
+    let carried = link.downcast_ref::<io::Error>()?.get_ref()?;
+    carried.downcast_ref().or_else(|| rustls_error(carried))
 }
 
 fn of(error: &rustls::Error, tls: &ClientTls) -> Refusal {
@@ -129,12 +155,13 @@ mod tests {
 
     #[test]
     fn the_cause_is_found_inside_an_io_error_and_named_with_its_setting() {
+        let hub = Keys { section: "[Hub]", address: "[Hub] Url" };
         let tls = ClientTls::of(Path::new("/r"), "ca.pem", "c.pem", "k.pem").unwrap();
         let check = |error: rustls::Error, tls: &ClientTls, text: &str, next: &str| {
             let carried = io::Error::new(io::ErrorKind::InvalidData, error);
-            let refusal = of(rustls_error(&carried).unwrap(), tls);
+            let refusal = refusal(&carried, tls).unwrap();
             assert!(refusal.to_string().contains(text), "{refusal}");
-            assert!(refusal.next_step("[Hub]").contains(next), "{}", refusal.next_step("[Hub]"));
+            assert!(refusal.next_step(hub).contains(next), "{}", refusal.next_step(hub));
         };
         let none = ClientTls::default();
         check(CertificateError::UnknownIssuer.into(), &tls, "/r/ca.pem", "[Hub] CaFile");
@@ -145,5 +172,19 @@ mod tests {
         check(alert(AlertDescription::CertificateRequired), &none, "none is configured", "[Hub] CertFile");
         check(alert(AlertDescription::BadCertificate), &none, "none is configured", "[Hub] CertFile");
         check(alert(AlertDescription::UnknownCA), &tls, "/r/c.pem", "[Hub] CertFile");
+        assert_eq!(super::refusal(&io::Error::other("no route"), &none), None);
+    }
+
+    #[test]
+    fn an_alert_of_which_only_the_words_are_left_is_understood() {
+        let none = ClientTls::default();
+        let with = ClientTls::of(Path::new("/r"), "", "c.pem", "k.pem").unwrap();
+        let words = "transport error: received fatal alert: BadCertificate";
+        assert_eq!(refusal_in(words, &none), Some(Refusal::WantsCertificate));
+        let refused = refusal_in(words, &with).unwrap().to_string();
+        assert!(refused.contains("/r/c.pem") && refused.contains("BadCertificate"), "{refused}");
+        let other = "received fatal alert: ProtocolVersion";
+        assert_eq!(refusal_in(other, &with), Some(Refusal::Other(other.into())));
+        assert_eq!(refusal_in("connection refused", &with), None);
     }
 }
