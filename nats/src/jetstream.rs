@@ -174,7 +174,11 @@ fn missing_or_unavailable(what: String, error: impl Display) -> BusError {
 
 /// A server that answered and said no is not a server that did not answer.
 fn setup_error(action: &str, error: impl Display) -> BusError {
-    let text = error.to_string();
+    let mut text = error.to_string();
+    // Error 10047: the limits of all streams together are more than the server may store.
+    if text.contains("10047") {
+        text.push_str("; the server sets aside what a stream may grow to: free disk under its store, or raise max_file_store");
+    }
     if text.contains("timed out") || text.contains("no responders") || text.contains("broken pipe") {
         unavailable(action, text)
     } else {
