@@ -21,6 +21,8 @@ pub enum Refusal {
     WantsCertificate,
     /// The server does not take the client certificate of this file.
     RefusesCertificate(String),
+    /// The server cut the connection before it gave a reason; the client certificate's file, if any.
+    Cut(Option<String>),
     /// What answers is no TLS server.
     NoTls,
     /// Something else.
@@ -40,6 +42,13 @@ impl fmt::Display for Refusal {
             }
             Self::RefusesCertificate(file) => {
                 write!(f, "the server does not take the client certificate {file}")
+            }
+            Self::Cut(shown) => {
+                f.write_str("the server cut the connection after the handshake, as one does that ")?;
+                match shown {
+                    Some(file) => write!(f, "does not take the client certificate {file}"),
+                    None => f.write_str("asks for a client certificate, and none is configured here"),
+                }
             }
             Self::NoTls => f.write_str("what answers there does not speak TLS"),
             Self::Other(reason) => f.write_str(reason),
@@ -68,7 +77,7 @@ impl Refusal {
                 format!("use a name of the certificate in {address}, or give the server one for that name")
             }
             Self::Invalid(_) => "renew the server's certificate; check both clocks".to_owned(),
-            Self::WantsCertificate | Self::RefusesCertificate(_) => {
+            Self::WantsCertificate | Self::RefusesCertificate(_) | Self::Cut(_) => {
                 format!("name a certificate of the server's client CA in {section} CertFile and KeyFile")
             }
             Self::NoTls => format!(

@@ -6,40 +6,36 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, TlsOptions, Txn, TxnOp,
-};
+use etcd_client::{Client, Compare, CompareOp, GetOptions, Txn, TxnOp};
 use futures::future::join_all;
 
 use crate::configuration::Endpoint;
 use crate::exit::ExitCode;
-use crate::handshake::{self, Keys, Refusal};
+use crate::handshake::{Keys, Refusal};
 use crate::membership::{AgentInfo, FarmInfo, agent_of_key, agents_prefix, farm_key, leader_key};
 use crate::retry::Backoff;
 use crate::sector::MinerId;
-use crate::tls::{self, ClientTls, TlsFileError};
+use crate::tls::{ClientTls, TlsFileError};
 
 mod election;
 mod lease;
 mod memory;
+mod reach;
 mod registration;
 mod watch;
 
 pub use election::{Election, Leadership};
 pub use registration::{Registration, RegistrationHandle};
 
+use self::reach::{Silent, options, probe};
+
 /// How long an agent or a leader may be silent before etcd forgets it, unless configured otherwise.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(15);
 
 /// No single request waits longer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
-/// A connection attempt may take this long.
-const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// A request is sent at most this often: with several endpoints, some may be down.
 const REQUEST_TRIES: u32 = 4;
-/// A server that hangs is noticed after the sum of these two.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What went wrong with etcd.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -337,82 +333,6 @@ impl std::fmt::Debug for Etcd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Etcd({})", self.endpoints)
     }
-}
-
-/// Without HTTP/2 keep-alive a watch on a hung server waits for ever; without a leader required, one
-/// on a member cut off from its cluster does. A limit on all requests is not set: campaigns wait.
-fn options(endpoints: &[Endpoint], tls: &ClientTls) -> Result<ConnectOptions, TlsFileError> {
-    let options = ConnectOptions::new()
-        .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
-        .with_keep_alive_while_idle(true)
-        .with_connect_timeout(CONNECT_LIMIT)
-        .with_require_leader(true);
-    if !tls.is_set() && !endpoints.iter().any(|endpoint| endpoint.as_str().starts_with("https://")) {
-        return Ok(options);
-    }
-    // Where two crates bring a provider each, rustls picks none by itself. One may be there already.
-    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
-    let mut files = TlsOptions::new();
-    files = match &tls.ca {
-        Some(ca) => files.ca_certificate(Certificate::from_pem(tls::pem(ca)?)),
-        None => files.with_enabled_roots(),
-    };
-    if let Some(identity) = &tls.identity {
-        let (cert, key) = (tls::pem(&identity.cert)?, tls::pem(&identity.key)?);
-        files = files.identity(etcd_client::Identity::from_pem(cert, key));
-    }
-    Ok(options.with_tls(files))
-}
-
-/// Why an endpoint does not answer.
-enum Silent {
-    /// The two ends do not trust each other.
-    Untrusted(String, Refusal),
-    /// Something else.
-    Unreachable(String),
-}
-
-impl std::fmt::Display for Silent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Untrusted(endpoint, reason) => write!(f, "{endpoint}: {reason}"),
-            Self::Unreachable(reason) => f.write_str(reason),
-        }
-    }
-}
-
-/// What is wrong with one endpoint; `None` where it answers.
-async fn probe(endpoint: &Endpoint, options: &ConnectOptions, tls: &ClientTls) -> Option<Silent> {
-    let asked = async { Client::connect([endpoint], Some(options.clone())).await?.status().await };
-    match tokio::time::timeout(REQUEST_LIMIT, asked).await {
-        Ok(Ok(_)) => None,
-        Ok(Err(error)) => Some(match refusal(&error, tls) {
-            Some(reason) => Silent::Untrusted(endpoint.to_string(), reason),
-            None => Silent::Unreachable(format!("{endpoint}: {}", shown(&error))),
-        }),
-        Err(_) => {
-            let limit = humantime::format_duration(REQUEST_LIMIT);
-            Some(Silent::Unreachable(format!("{endpoint}: no answer within {limit}")))
-        }
-    }
-}
-
-/// What a client's error says of TLS; a server that misses a client certificate may only cut the
-/// connection, since its reason comes after the handshake.
-fn refusal(error: &etcd_client::Error, tls: &ClientTls) -> Option<Refusal> {
-    // The client's error does not give its cause as such.
-    let cause: &(dyn std::error::Error + 'static) = match error {
-        etcd_client::Error::GRpcStatus(status) => status,
-        etcd_client::Error::TransportError(error) => error,
-        other => other,
-    };
-    let text = shown(error);
-    handshake::refusal(cause, tls).or_else(|| handshake::refusal_in(&text, tls)).or_else(|| {
-        let cut = ["connection reset", "broken pipe", "connection closed"];
-        let text = text.to_lowercase();
-        (tls.is_set() && tls.identity.is_none() && cut.iter().any(|part| text.contains(part)))
-            .then_some(Refusal::WantsCertificate)
-    })
 }
 
 /// The agent a key and its value describe; one that cannot be read is logged and left out.
