@@ -165,7 +165,7 @@ fn agents_and_workers_answer_service_requests_and_nobody_looks_beyond_their_acco
         .sum();
     assert_eq!(asked, 1, "{stats}");
 
-    let key = farm.scratch().path().join("site-1-hub.creds");
+    let key = site.repo.join("hub.creds");
     let Finished { status, stderr, .. } =
         command::read(&mut looked.nats_py(&farm.hub, &key, &["streams"]), LIMIT).unwrap();
     assert!(!status.success(), "an agent lists the hub's streams");
