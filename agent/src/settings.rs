@@ -252,13 +252,7 @@ fn address(
     let files = [section.ca_file.as_str(), &section.cert_file, &section.key_file];
     let tls = client_tls(name, repo, Some(&repo.join(CONFIG_FILE)), files)?;
     let credentials = (!section.credentials.is_empty()).then(|| repo.join(&section.credentials));
-    Ok(NatsAddress {
-        url: section.url.clone(),
-        credentials,
-        name: role.connection_name(),
-        tls,
-        ..NatsAddress::default()
-    })
+    Ok(NatsAddress { url: section.url.clone(), credentials, name: role.connection_name(), tls })
 }
 
 fn refused(key: &str, reason: String) -> ConfigurationError {

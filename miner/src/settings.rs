@@ -159,7 +159,6 @@ impl Settings {
             url: self.nats.url.clone(),
             credentials: (!credentials.is_empty()).then(|| repo.join(credentials)),
             name: Role::Miner.connection_name(),
-            ..NatsAddress::default()
         })
     }
 }

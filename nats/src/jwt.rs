@@ -161,7 +161,7 @@ pub fn user(
 /// The text of a `.creds` file, as every NATS client reads it.
 ///
 /// # Panics
-/// Never: see [`sign`].
+/// Never: see `sign`.
 pub fn creds(jwt: &str, user: &KeyPair) -> String {
     let seed = user.seed().expect("a user's key pair is made with its seed");
     format!(

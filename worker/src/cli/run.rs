@@ -162,7 +162,6 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
         credentials: access.credentials.clone(),
         name: Role::Worker(access.agent.clone(), settings.worker.clone()).connection_name(),
         tls: settings.tls.clone(),
-        ..NatsAddress::default()
     })
     .await
     .map_err(connect_error)?;
