@@ -16,11 +16,11 @@ use sealfarm_common::job::{AgentId, Job, JobKind};
 use sealfarm_common::membership::{AgentInfo, FarmInfo};
 use sealfarm_common::retry::Backoff;
 use sealfarm_common::store::Store;
-use sealfarm_common::task::{Task, TaskResult};
+use sealfarm_common::task::Task;
 use sealfarm_nats::bus::{Bus, BusError, Message};
 use sealfarm_nats::consume::{self, PULL_WAIT, Source};
+use sealfarm_nats::outbox;
 use sealfarm_nats::subjects::{Hub, Site};
-use sealfarm_nats::{outbox, streams, wire};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -28,8 +28,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 mod hearing;
+mod preparing;
 
 use self::hearing::{answer_joins, follow_progress, heard};
+use self::preparing::prepare;
 use crate::flights::{Flights, TaskRow};
 use crate::site::{Roster, WorkerRow};
 
@@ -39,8 +41,6 @@ const JOBS_A_PULL: usize = 32;
 const RESULTS_IN_HAND: usize = 64;
 /// How often the agent's own picture is brought up to date.
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
-/// Messages looked at when the picture is rebuilt at start.
-const REBUILD_MAX: usize = 10_000;
 
 /// Bounds an operator sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -389,48 +389,6 @@ async fn run(shared: Arc<Shared>) -> Result<(), DriverError> {
         Box::pin(follow_progress(&shared, progress)),
         refresh_regularly(&shared),
     );
-    Ok(())
-}
-
-/// Makes the site's streams and consumers and rebuilds the picture; waits out an outage.
-async fn prepare(shared: &Shared) -> Result<(), BusError> {
-    let mut tries = 0;
-    loop {
-        match try_prepare(shared).await {
-            Err(BusError::Unavailable { action, reason }) => {
-                if tries == 0 {
-                    tracing::warn!(action, reason, "the site's NATS does not answer; trying on");
-                }
-                tokio::time::sleep(Backoff::RECONNECT.delay(tries, 0.5)).await;
-                tries = tries.saturating_add(1);
-            }
-            done => return done,
-        }
-    }
-}
-
-async fn try_prepare(shared: &Shared) -> Result<(), BusError> {
-    let bus = shared.site_bus();
-    for stream in streams::site_streams(shared.agent()) {
-        bus.ensure_stream(&stream).await?;
-    }
-    for consumer in streams::site_consumers(shared.agent()) {
-        bus.ensure_consumer(&consumer).await?;
-    }
-    let site = &shared.site;
-    let tasks = bus.stored(&site.tasks_stream(), &site.tasks(), REBUILD_MAX).await?;
-    let results = bus.stored(&site.results_stream(), &site.results(), REBUILD_MAX).await?;
-    let mut state = shared.state();
-    for task in tasks.iter().filter_map(|m| wire::decode::<Task>(&m.payload).ok()) {
-        state.flights.queued(&task, None);
-    }
-    // A job is in custody from its first task to the follow-up of its last result.
-    for result in results.iter().filter_map(|m| wire::decode::<TaskResult>(&m.payload).ok()) {
-        state.flights.began(&result.task.job);
-    }
-    if state.flights.count() > 0 {
-        tracing::info!(jobs = state.flights.count(), "found in custody");
-    }
     Ok(())
 }
 

@@ -384,23 +384,22 @@ async fn make_upstream(
 /// Makes the files durable and gives them their names, the proving key last.
 fn move_files(from: &Path, to: &Path, circuit: Circuit) -> io::Result<()> {
     let (made, named) = (ParamsFiles::of(from, circuit), ParamsFiles::of(to, circuit));
-    for (made, named) in made.all().into_iter().zip(named.all()) {
-        match File::open(made) {
-            Ok(file) => file.sync_all()?,
-            // Upstream's have no sidecar, and must not keep one of ours.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && named == to_sidecar(to, circuit) => {
-                let _ = fs::remove_file(named);
-                continue;
-            }
-            Err(e) => return Err(e),
-        }
+    // Upstream's have no sidecar, and must not keep one of ours. The other files were checked.
+    if !made.sidecar.exists() {
+        clear_file(&named.sidecar)?;
+    }
+    for (made, named) in made.all().into_iter().zip(named.all()).filter(|(made, _)| made.exists()) {
+        File::open(made)?.sync_all()?;
         fs::rename(made, named)?;
     }
     sync_directory_of(&named.params).map_err(io::Error::other)
 }
 
-fn to_sidecar(cache: &Path, circuit: Circuit) -> PathBuf {
-    ParamsFiles::of(cache, circuit).sidecar
+fn clear_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// Removes what a dead generator left.
