@@ -119,6 +119,7 @@ impl Shared {
         delivery.ack().await.unwrap_or_else(|error| {
             tracing::debug!(%error, job = %job.id, "not acknowledged yet; it comes again and is recognised");
         });
+        self.crash().pass("agent.job.custody-taken");
         Ok(())
     }
 
@@ -128,6 +129,7 @@ impl Shared {
         let task = Task::new(job.clone(), kind, 0);
         match place(self.site_bus(), self.site(), task, false).await {
             Ok((Placed::Stored, task)) => {
+                self.crash().pass("agent.job.task-stored");
                 self.note_queued(&task);
                 if !was_known {
                     tracing::info!(sector = %job.sector.number, job = %job.id, kind = %job.kind(), first = %kind, "job in custody");
@@ -209,6 +211,7 @@ impl Shared {
         let result = plan::report(job, self.agent(), manifest, outcome);
         let message = wire::job_result_message(&result).map_err(|e| e.to_string())?;
         self.post(message).await?;
+        self.crash().pass("agent.job.result-posted");
         match &result.outcome {
             Outcome::Done(_) => {
                 tracing::info!(sector = %job.sector.number, job = %job.id, kind = %job.kind(), prover = %result.prover, "job done");

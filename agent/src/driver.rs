@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sealfarm_common::clock::Clock;
+use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::job::{AgentId, Job, JobKind};
 use sealfarm_common::membership::{AgentInfo, FarmInfo};
 use sealfarm_common::retry::Backoff;
@@ -72,6 +73,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Bounds.
     pub limits: Limits,
+    /// Told after every durable write.
+    pub crash: CrashPoints,
     /// The advertised service address, `host:port`; empty where nothing is served.
     pub serve: String,
 }
@@ -169,6 +172,7 @@ pub(crate) struct Shared {
     farm: FarmInfo,
     clock: Clock,
     limits: Limits,
+    crash: CrashPoints,
     state: Mutex<State>,
     info: watch::Sender<AgentInfo>,
     ready: watch::Sender<bool>,
@@ -180,7 +184,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     fn new(parts: Parts) -> Self {
-        let Parts { hub, site_bus, store, agent, farm, clock, limits, serve } = parts;
+        let Parts { hub, site_bus, store, agent, farm, clock, limits, crash, serve } = parts;
         let info = AgentInfo {
             id: agent.clone(),
             serve,
@@ -201,6 +205,7 @@ impl Shared {
             farm,
             clock,
             limits,
+            crash,
             state: Mutex::new(State { roster, flights: Flights::default(), draining: false }),
             info: watch::Sender::new(info),
             ready: watch::Sender::new(false),
@@ -245,6 +250,11 @@ impl Shared {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// The process has just made something durable.
+    pub(crate) fn crash(&self) -> &CrashPoints {
+        &self.crash
     }
 
     pub(crate) fn stopping(&self) -> bool {
@@ -379,8 +389,13 @@ async fn run(shared: Arc<Shared>) -> Result<(), DriverError> {
             async move { shared.follow_up(delivery).await }
         })
     };
-    let outbox =
-        outbox::drain(shared.site_bus.clone(), shared.hub.clone(), shared.site.clone(), shared.stop.clone());
+    let outbox = outbox::drain(
+        shared.site_bus.clone(),
+        shared.hub.clone(),
+        shared.site.clone(),
+        shared.crash.clone(),
+        shared.stop.clone(),
+    );
     tokio::join!(
         Box::pin(jobs(&shared)),
         Box::pin(results),

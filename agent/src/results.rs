@@ -26,6 +26,7 @@ impl Shared {
                 if let Err(error) = delivery.ack().await {
                     tracing::debug!(%error, task = %result.task.id, "not acknowledged yet; it comes again and is recognised");
                 }
+                self.crash().pass("agent.result.acknowledged");
             }
             Ok(Some(delay)) => {
                 if let Err(error) = delivery.nak(delay).await {
@@ -76,6 +77,7 @@ impl Shared {
         let placed = place(self.site_bus(), self.site(), task, anew).await.map_err(|e| e.to_string())?;
         match placed {
             (Placed::Stored, task) => {
+                self.crash().pass("agent.result.follow-up-stored");
                 self.note_queued(&task);
                 Ok(None)
             }
@@ -106,6 +108,8 @@ impl Shared {
         let source = Source::Agent(self.agent());
         let message = wire::event_message(source, job.sector, &line.what, &line.id, &event)
             .map_err(|e| e.to_string())?;
-        self.post(message).await
+        self.post(message).await?;
+        self.crash().pass("agent.line.posted");
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 
 use crate::configuration::ConfigurationError;
+use crate::crash::NoCrashPoint;
 use crate::output;
 
 /// What a process's exit code means. The same in all binaries.
@@ -75,6 +76,12 @@ impl ExitError {
     pub fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync + 'static>>) -> Self {
         self.source = Some(source.into());
         self
+    }
+}
+
+impl From<NoCrashPoint> for ExitError {
+    fn from(error: NoCrashPoint) -> Self {
+        Self::new(ExitCode::BadInput, error.to_string()).next("unset it: it is for tests")
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod address;
 pub mod clock;
 pub mod commitment;
+pub mod crash;
 pub mod failure;
 pub mod job;
 pub mod join;

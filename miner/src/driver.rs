@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sealfarm_common::clock::Clock;
+use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::etcd::Leadership;
 use sealfarm_common::membership::Members;
 use sealfarm_common::retry::Backoff;
@@ -57,6 +58,8 @@ pub struct Parts {
     pub sector_size: SectorSize,
     /// Whose results are used.
     pub prover: ProverKind,
+    /// Told after every durable write.
+    pub crash: CrashPoints,
     /// Ends the driver when cancelled.
     pub shutdown: CancellationToken,
 }
@@ -74,9 +77,8 @@ impl Driver {
     /// A driver and the handle to it.
     pub fn new(parts: Parts) -> (Handle, Self) {
         let (sender, commands) = mpsc::channel(COMMANDS_WAITING_MAX);
-        let Parts { bus, chain, verifier, members, leadership, clock, miner, sector_size, prover, shutdown } =
-            parts;
-        let io = Arc::new(Io::new(bus, chain, verifier, clock, miner, sector_size, prover));
+        let (members, leadership) = (parts.members.clone(), parts.leadership.clone());
+        let (shutdown, io) = (parts.shutdown.clone(), Arc::new(Io::new(parts)));
         (Handle::new(sender), Self { io, members, leadership, shutdown, commands })
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sealfarm_common::crash::CrashPoints;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +25,13 @@ pub async fn post(site_bus: &dyn Bus, site: &Site, message: Message) -> Result<P
 
 /// Drains the outbox to the hub until `stop`: published with its message id, acknowledged at the
 /// site only after the hub's PubAck. A cut link leaves everything where it is.
-pub async fn drain(site_bus: Arc<dyn Bus>, hub_bus: Arc<dyn Bus>, site: Site, stop: CancellationToken) {
+pub async fn drain(
+    site_bus: Arc<dyn Bus>,
+    hub_bus: Arc<dyn Bus>,
+    site: Site,
+    crash: CrashPoints,
+    stop: CancellationToken,
+) {
     let source = Source {
         stream: site.outbox_stream(),
         consumer: site.outbox_consumer().to_owned(),
@@ -34,13 +41,19 @@ pub async fn drain(site_bus: Arc<dyn Bus>, hub_bus: Arc<dyn Bus>, site: Site, st
     let buses = (site_bus.clone(), hub_bus);
     consume::consume(site_bus, source, stop, move |delivery| {
         let (site_bus, hub_bus) = buses.clone();
-        let site = site.clone();
-        async move { forward(&*site_bus, &*hub_bus, &site, delivery).await }
+        let (site, crash) = (site.clone(), crash.clone());
+        async move { forward(&*site_bus, &*hub_bus, &site, &crash, delivery).await }
     })
     .await;
 }
 
-async fn forward(site_bus: &dyn Bus, hub_bus: &dyn Bus, site: &Site, delivery: Delivery) {
+async fn forward(
+    site_bus: &dyn Bus,
+    hub_bus: &dyn Bus,
+    site: &Site,
+    crash: &CrashPoints,
+    delivery: Delivery,
+) {
     let Some(subject) = site.hub_subject(&delivery.message.subject) else {
         let reason = "the subject names no hub subject";
         return consume::bury(site_bus, &delivery, &site.dead("outbox"), reason).await;
@@ -49,9 +62,11 @@ async fn forward(site_bus: &dyn Bus, hub_bus: &dyn Bus, site: &Site, delivery: D
     debug_assert!(message.headers.value(MESSAGE_ID).is_some(), "repetition must be harmless");
     match hub_bus.publish(message).await {
         Ok(_) => {
+            crash.pass("agent.outbox.forwarded");
             if let Err(error) = delivery.ack().await {
                 tracing::debug!(%error, subject, "sent to the hub, not yet acknowledged here; it will be sent again");
             }
+            crash.pass("agent.outbox.emptied");
         }
         Err(BusError::Refused { reason, .. }) => {
             consume::bury(site_bus, &delivery, &site.dead("outbox"), &reason).await;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use sealfarm_common::clock::Clock;
+use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::failure::{Failure, FailureClass};
 use sealfarm_common::job::{AgentId, Outcome};
 use sealfarm_common::membership::FarmInfo;
@@ -57,6 +58,8 @@ pub struct Parts {
     pub grace: Duration,
     /// For the deadlines of jobs. Waits are on tokio's clock.
     pub clock: Clock,
+    /// Told after every durable write; the runner has it too.
+    pub crash: CrashPoints,
 }
 
 /// How long a phase may run where nothing else is set.
@@ -325,7 +328,10 @@ impl Inner {
             }
         };
         match self.store_result(&result).await {
-            Ok(()) => (Event::Published, class),
+            Ok(()) => {
+                self.parts.crash.pass("worker.result.published");
+                (Event::Published, class)
+            }
             Err(reason) => {
                 tracing::warn!(reason, "the result is not published; the task will come again");
                 (Event::NotPublished, class)
@@ -342,6 +348,7 @@ impl Inner {
         if let Err(error) = delivery.ack().await {
             tracing::debug!(%error, "not acknowledged; the task comes again and is answered from the manifest");
         }
+        self.parts.crash.pass("worker.task.acknowledged");
         Event::Answered
     }
 

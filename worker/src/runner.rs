@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sealfarm_common::clock::Clock;
+use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::failure::{Failure, FailureClass};
 use sealfarm_common::manifest::FileRecord;
 use sealfarm_common::sector::ProverKind;
@@ -106,12 +107,19 @@ pub struct InProcessRunner {
     worker: WorkerId,
     durations: PhaseDurations,
     clock: Clock,
+    crash: CrashPoints,
 }
 
 impl InProcessRunner {
     /// A runner whose phases take `durations`, for the worker that signs its records.
     pub fn new(worker: WorkerId, durations: PhaseDurations, clock: Clock) -> Self {
-        Self { worker, durations, clock }
+        Self { worker, durations, clock, crash: CrashPoints::none() }
+    }
+
+    /// The same, and `crash` is told after every durable write.
+    #[must_use]
+    pub fn with_crash_points(self, crash: CrashPoints) -> Self {
+        Self { crash, ..self }
     }
 
     async fn pretend(&self, task: TaskKind, progress: &ProgressSink) -> Duration {
@@ -143,7 +151,7 @@ impl PhaseRunner for InProcessRunner {
             ));
         }
         let left = time_left(task, self.clock.now())?;
-        let opened = blocking(|| phase::open(store, task, &self.worker, Uuid::new_v4()))?;
+        let opened = blocking(|| phase::open(store, task, &self.worker, Uuid::new_v4(), &self.crash))?;
         let attempt = match opened {
             Opened::Answered(done) => return Ok(done),
             Opened::Run(attempt) => attempt,

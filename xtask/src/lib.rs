@@ -6,6 +6,7 @@
 //! needs `protoc` to build, because it is what brings `protoc`.
 
 pub mod command;
+pub mod crash_points;
 pub mod etcd_server;
 pub mod farm;
 pub mod http;

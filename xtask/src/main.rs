@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use xtask::crash_points;
 use xtask::interrupt::{self, Interrupted};
 use xtask::tools::{self, Tool};
 
@@ -31,6 +32,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Test docker-compose.yml: up, seal, scale while sectors are in flight, reach nothing else, down
     Compose(compose::Arguments),
+    /// List the places between a durable write and what follows, where a process can be made to die
+    CrashPoints,
     /// Start a farm on this machine, seal sectors, show how it goes
     Demo(demo::Arguments),
     /// Build stand-ins for the images of docker-compose.yml, where no registry can be reached
@@ -60,6 +63,12 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Compose(arguments) => compose::run(&arguments),
+        Command::CrashPoints => {
+            for point in crash_points::list()? {
+                println!("{:<32} {}:{}", point.name, point.file.display(), point.line);
+            }
+            Ok(())
+        }
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Images(arguments) => images::run(&arguments),
         Command::Lint => lint::run(),

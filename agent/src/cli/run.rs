@@ -10,6 +10,7 @@ use sealfarm_common::bundle::BundleFacts;
 use sealfarm_common::cli::EdgeFlags;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::configuration::Loaded;
+use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::etcd::{DEFAULT_TTL, Etcd, EtcdError, RegistrationHandle};
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
@@ -101,6 +102,7 @@ impl Agent {
             farm: farm.clone(),
             clock: Clock::system(),
             limits,
+            crash: CrashPoints::from_environment()?,
             serve: ports.advertised().to_string(),
         });
         let door = Door {

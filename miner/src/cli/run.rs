@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sealfarm_common::cli::EdgeFlags;
 use sealfarm_common::clock::Clock;
+use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::etcd::{Etcd, EtcdError, Leadership};
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::readiness;
@@ -73,6 +74,7 @@ pub(super) async fn run(repo: Repo, flags: &EdgeFlags) -> Result<(), ExitError> 
         miner: farm.miner,
         sector_size: farm.sector_size,
         prover: farm.prover,
+        crash: CrashPoints::from_environment()?,
         shutdown: stop.clone(),
     });
     let driving = tokio::spawn(driver.run());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures::future;
 use sealfarm_common::clock::Clock;
+use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::job::{AgentId, Job};
 use sealfarm_common::retry::Backoff;
 use sealfarm_common::sector::{MinerId, ProverKind, SectorNumber, SectorSize};
@@ -15,7 +16,7 @@ use sealfarm_nats::subjects::{Hub, Source};
 use sealfarm_nats::wire::{self, SectorEvent};
 use tokio::sync::Semaphore;
 
-use super::hub;
+use super::{Parts, hub};
 use crate::chain::verifier::{SealVerifier, Verdict};
 use crate::chain::{Chain, ChainEpoch, ChainError, ChainMessageId};
 use crate::records::{Records, RecordsError, Stored};
@@ -33,6 +34,7 @@ pub(super) struct Io {
     pub(super) chain: Arc<dyn Chain>,
     verifier: Arc<dyn SealVerifier>,
     pub(super) clock: Clock,
+    pub(super) crash: CrashPoints,
     pub(super) miner: MinerId,
     pub(super) sector_size: SectorSize,
     pub(super) prover: ProverKind,
@@ -59,18 +61,11 @@ pub(super) enum Answer {
 }
 
 impl Io {
-    pub(super) fn new(
-        bus: Arc<dyn Bus>,
-        chain: Arc<dyn Chain>,
-        verifier: Arc<dyn SealVerifier>,
-        clock: Clock,
-        miner: MinerId,
-        sector_size: SectorSize,
-        prover: ProverKind,
-    ) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { bus, chain, verifier, clock, crash, miner, sector_size, prover, .. } = parts;
         let records = Records::new(bus.clone(), hub(miner).sectors_bucket());
         let (requests, verifying) = (Semaphore::new(REQUESTS_MAX), Semaphore::new(VERIFYING_MAX));
-        Self { bus, records, chain, verifier, clock, miner, sector_size, prover, requests, verifying }
+        Self { bus, records, chain, verifier, clock, crash, miner, sector_size, prover, requests, verifying }
     }
 
     /// Names at the hub.
@@ -108,7 +103,10 @@ impl Io {
             })
             .await?;
         Ok(match stored {
-            Stored::At(revision) => Some(revision),
+            Stored::At(revision) => {
+                self.crash.pass("miner.record.put");
+                Some(revision)
+            }
             Stored::Overtaken => None,
         })
     }
@@ -149,6 +147,7 @@ impl Io {
             }
         })
         .await;
+        self.crash.pass("miner.job.published");
         tracing::debug!(sector = %job.sector, job = %job.id, kind = %job.kind(), %agent, "job published");
     }
 
@@ -158,6 +157,7 @@ impl Io {
         match message {
             Ok(message) => {
                 self.again("publish an event", || self.bus.publish(message.clone())).await;
+                self.crash.pass("miner.event.published");
             }
             Err(error) => tracing::error!(sector = %record.id(), %error, "the event cannot be published"),
         }
@@ -179,6 +179,7 @@ impl Io {
             Effect::SubmitPreCommit { params, uuid } => {
                 let sent = |message| Event::Sent { uuid: *uuid, message };
                 let answer = self.answer(|| self.chain.push_pre_commit(params, *uuid), sent).await;
+                self.crash.pass("miner.pre-commit.pushed");
                 Some(with_uuid(answer, *uuid))
             }
             Effect::SubmitProveCommit { claim, params, uuid } => {
@@ -191,6 +192,7 @@ impl Io {
                 }
                 let sent = |message| Event::Sent { uuid: *uuid, message };
                 let answer = self.answer(|| self.chain.push_prove_commit(params, *uuid), sent).await;
+                self.crash.pass("miner.prove-commit.pushed");
                 Some(with_uuid(answer, *uuid))
             }
             Effect::PublishJob(_) | Effect::Tell(_) | Effect::WatchMessage { .. } | Effect::WakeAt(_) => None,

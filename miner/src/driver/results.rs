@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::job::JobResult;
 use sealfarm_nats::bus::{Bus, Delivery};
 use sealfarm_nats::consume::{self, Source};
@@ -29,6 +30,7 @@ pub(super) fn spawn_consumer(
     bus: Arc<dyn Bus>,
     hub: Hub,
     results: mpsc::Sender<Incoming>,
+    crash: CrashPoints,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
     let source = Source {
@@ -39,8 +41,11 @@ pub(super) fn spawn_consumer(
     };
     let letters = bus.clone();
     tokio::spawn(consume::consume(bus, source, stop, move |delivery| {
-        let (bus, results) = (letters.clone(), results.clone());
-        async move { take_delivery(&*bus, hub, &results, &delivery).await }
+        let (bus, results, crash) = (letters.clone(), results.clone(), crash.clone());
+        async move {
+            take_delivery(&*bus, hub, &results, &delivery).await;
+            crash.pass("miner.result.answered");
+        }
     }))
 }
 

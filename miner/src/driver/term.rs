@@ -151,7 +151,8 @@ impl Term {
         let next = records.iter().map(|(record, _)| record.number.0 + 1).max().unwrap_or(FIRST_NUMBER);
         let (sender, results) = mpsc::channel(RESULTS_IN_HAND_MAX);
         let stop_consumer = CancellationToken::new();
-        let consumer = spawn_consumer(io.bus.clone(), io.hub(), sender, stop_consumer.clone());
+        let consumer =
+            spawn_consumer(io.bus.clone(), io.hub(), sender, io.crash.clone(), stop_consumer.clone());
         let mut term = Self {
             heads: io.chain.heads(),
             members,

@@ -236,6 +236,7 @@ impl Farm {
             miner: MINER,
             sector_size: SectorSize::KiB2,
             prover: ProverKind::Null,
+            crash: CrashPoints::none(),
             shutdown: shutdown.clone(),
         });
         (handle, shutdown, tokio::spawn(driver.run()))

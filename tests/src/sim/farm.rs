@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use sealfarm_agent::driver as agent;
 use sealfarm_common::clock::Clock;
+use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::etcd::Leadership;
 use sealfarm_common::job::AgentId;
 use sealfarm_common::join::JoinRequest;
@@ -243,6 +244,7 @@ impl SimFarm {
             miner: MINER,
             sector_size: SECTOR_SIZE,
             prover: ProverKind::Null,
+            crash: CrashPoints::none(),
             shutdown: CancellationToken::new(),
         });
         let mut tasks = JoinSet::new();
@@ -265,6 +267,7 @@ impl SimFarm {
             farm: farm_info(),
             clock: clock.clone(),
             limits: agent::Limits::default(),
+            crash: CrashPoints::none(),
             serve: String::new(),
         });
         let mut tasks = JoinSet::new();
@@ -321,6 +324,7 @@ impl SimFarm {
             time_limits: BTreeMap::new(),
             grace: Duration::from_secs(5),
             clock: self.clock.clone(),
+            crash: CrashPoints::none(),
         };
         let (names, store) = (Site(site.agent.clone()), site.store.clone());
         let mut tasks = JoinSet::new();

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sealfarm_common::clock::Clock;
+use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::failure::{Failure, FailureClass};
 use sealfarm_common::store::Store;
@@ -30,8 +31,9 @@ pub fn serve() -> Result<(), ExitError> {
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line).map_err(|e| unreadable(e.to_string()))?;
     let request: Request = serde_json::from_str(&line).map_err(|e| unreadable(e.to_string()))?;
+    let crash = CrashPoints::from_environment()?;
     std::thread::spawn(end_with_parent);
-    let message = match perform(request) {
+    let message = match perform(request, &crash) {
         Ok(answer) => Message::Done { answer },
         Err(failure) => Message::Failed { failure },
     };
@@ -54,11 +56,11 @@ fn say(message: &Message) -> io::Result<()> {
     out.flush()
 }
 
-fn perform(request: Request) -> Result<Answer, Failure> {
+fn perform(request: Request, crash: &CrashPoints) -> Result<Answer, Failure> {
     match request {
         Request::Phase { task, store, worker, attempt } => {
             let store = Store::open(&store).map_err(|e| store_failure(&e))?;
-            let done = match phase::open(&store, &task, &worker, attempt)? {
+            let done = match phase::open(&store, &task, &worker, attempt, crash)? {
                 Opened::Answered(done) => done,
                 Opened::Run(attempt) => {
                     attempt.run(&FilecoinProver, &progress_lines(), Duration::ZERO, &Clock::system())?

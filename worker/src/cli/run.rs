@@ -9,6 +9,7 @@ use sealfarm_common::address::ActorAddress;
 use sealfarm_common::cli::{self, print_settings};
 use sealfarm_common::clock::Clock;
 use sealfarm_common::configuration::{Loaded, Loader};
+use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
 use sealfarm_common::join::JoinRequest;
@@ -188,10 +189,11 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
     )
     .await
     .map_err(|e| ExitError::new(ExitCode::Unreachable, format!("cannot register with NATS: {e}")))?;
+    let crash = CrashPoints::from_environment()?;
     let driver = Driver::new(Parts {
         bus: bus.clone(),
         store: store.clone(),
-        runner: Arc::new(runner(&settings, caches)),
+        runner: Arc::new(runner(&settings, caches, &crash)),
         worker: settings.worker.clone(),
         agent: access.agent.clone(),
         farm,
@@ -199,6 +201,7 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
         time_limits: settings.time_limits.clone(),
         grace: settings.grace,
         clock: Clock::system(),
+        crash,
     });
     tracing::info!(
         worker = %settings.worker, site = %access.agent, miner = %access.miner,
@@ -285,9 +288,10 @@ fn metadata(settings: &Settings, agent: &AgentId, store: &Store, host: &str) -> 
     .collect()
 }
 
-fn runner(settings: &Settings, caches: Caches) -> ByProver {
+fn runner(settings: &Settings, caches: Caches, crash: &CrashPoints) -> ByProver {
     let worker = settings.worker.clone();
-    let null = InProcessRunner::new(worker.clone(), settings.null_durations.clone(), Clock::system());
+    let null = InProcessRunner::new(worker.clone(), settings.null_durations.clone(), Clock::system())
+        .with_crash_points(crash.clone());
     let filecoin = ChildRunner::new(this_program(), worker, caches, Clock::system());
     ByProver { filecoin: Arc::new(filecoin), null: Arc::new(null) }
 }

@@ -231,6 +231,7 @@ impl Shop {
             time_limits: BTreeMap::new(),
             grace: Duration::from_secs(20),
             clock,
+            crash: CrashPoints::none(),
         };
         Self { _dir: dir, parts, bench, cancels, log }
     }

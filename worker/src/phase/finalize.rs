@@ -45,7 +45,7 @@ pub(super) fn run(
         let path = store.root().join(&file.path);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io_failure("remove", &path, &e)),
-            _ => {}
+            _ => attempt.crash.pass("worker.finalize.file-removed"),
         }
     }
     let cache = store.cache(sector);

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use filecoin_proofs::constants::DefaultTreeHasher;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::commitment::{CommD, CommR, ReplicaId};
+use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::failure::{Failure, FailureClass};
 use sealfarm_common::job::Sealing;
 use sealfarm_common::manifest::{Manifest, PhaseRecord, Standing};
@@ -51,19 +52,27 @@ pub struct Attempt {
     /// As it was when the inputs were checked; `None` before add-piece.
     manifest: Option<Manifest>,
     dir: AttemptDir,
+    crash: CrashPoints,
 }
 
-/// Looks up what the store knows, and prepares an attempt where the phase has to be run.
+/// Looks up what the store knows, and prepares an attempt where the phase has to be run; `crash` is told
+/// after every durable write.
 ///
 /// # Errors
 /// `input` where task, job and store contradict each other or the job's fence is old; `compute` where
 /// an earlier phase is missing or its files are broken (that phase is then forgotten); `infra` where
 /// the store fails.
-pub fn open(store: &Store, task: &Task, worker: &WorkerId, attempt: Uuid) -> Result<Opened, Failure> {
+pub fn open(
+    store: &Store,
+    task: &Task,
+    worker: &WorkerId,
+    attempt: Uuid,
+    crash: &CrashPoints,
+) -> Result<Opened, Failure> {
     inputs::check_kind(task)?;
     let sector = task.job.sector;
     let lock = store.lock_manifest(sector).map_err(|e| store_failure(&e))?;
-    let mut manifest = standing_manifest(store, &lock, task)?;
+    let mut manifest = standing_manifest(store, &lock, task, crash)?;
     if let Some(manifest) = &mut manifest {
         if let Some(done) = answered(store, &lock, manifest, task)? {
             return Ok(Opened::Answered(done));
@@ -89,11 +98,17 @@ pub fn open(store: &Store, task: &Task, worker: &WorkerId, attempt: Uuid) -> Res
         worker: worker.clone(),
         manifest,
         dir,
+        crash: crash.clone(),
     })))
 }
 
 /// The manifest a task may go on from, its fence raised to the job's; a new one where it starts over.
-fn standing_manifest(store: &Store, lock: &ManifestLock, task: &Task) -> Result<Option<Manifest>, Failure> {
+fn standing_manifest(
+    store: &Store,
+    lock: &ManifestLock,
+    task: &Task,
+    crash: &CrashPoints,
+) -> Result<Option<Manifest>, Failure> {
     let (job, sector) = (&task.job, task.job.sector);
     let Some(mut manifest) = store.manifest(sector).map_err(|e| store_failure(&e))? else {
         refuse_unknown_files(store, sector)?;
@@ -126,6 +141,7 @@ fn standing_manifest(store: &Store, lock: &ManifestLock, task: &Task) -> Result<
         }
     }
     store.put_manifest(lock, &manifest).map_err(|e| store_failure(&e))?;
+    crash.pass("worker.manifest.fence-raised");
     Ok(Some(manifest))
 }
 

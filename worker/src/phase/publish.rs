@@ -52,7 +52,9 @@ pub(super) fn publish(
     }
     same_inputs(attempt, &manifest)?;
     sweep_leftovers(attempt, &manifest)?;
+    attempt.crash.pass("worker.phase.leftovers-swept");
     move_files(attempt, &files).map_err(|e| store_failure(&e))?;
+    attempt.crash.pass("worker.phase.files-renamed");
     if let TaskOutput::PieceAdded { comm_d } = output {
         manifest.replica_id = Some(replica_id(manifest.sector, &manifest.sealing, comm_d));
     }
@@ -78,6 +80,7 @@ pub(super) fn record(
     };
     manifest.record(attempt.task.task, record.clone());
     attempt.store.put_manifest(lock, &manifest).map_err(|e| store_failure(&e))?;
+    attempt.crash.pass("worker.phase.recorded");
     Ok(done(record, false))
 }
 

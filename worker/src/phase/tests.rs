@@ -54,7 +54,7 @@ impl Site {
     }
 
     fn open(&self, task: &Task) -> Result<Opened, Failure> {
-        super::open(&self.store, task, &"w".parse().unwrap(), Uuid::new_v4())
+        super::open(&self.store, task, &"w".parse().unwrap(), Uuid::new_v4(), &CrashPoints::none())
     }
 
     fn run_task(&self, task: &Task) -> Result<PhaseDone, Failure> {
