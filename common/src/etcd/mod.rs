@@ -34,8 +34,10 @@ pub const DEFAULT_TTL: Duration = Duration::from_secs(15);
 
 /// No single request waits longer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
-/// A request is sent at most this often: with several endpoints, some may be down.
-const REQUEST_TRIES: u32 = 4;
+/// Between two tries of a request. Short at first: with several endpoints the client may well pick one that
+/// is down a few times in a row.
+const REQUEST_AGAIN: Backoff =
+    Backoff { initial: Duration::from_millis(50), ceiling: Duration::from_millis(800) };
 
 /// What went wrong with etcd.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -290,28 +292,31 @@ impl Etcd {
         Ok((infos, got.header().map_or(0, etcd_client::ResponseHeader::revision)))
     }
 
-    /// Sends a request, again after a jittered pause where the failure may pass, within bounds.
+    /// Sends a request, again after a jittered pause where the failure may pass, until [`REQUEST_LIMIT`] is
+    /// over.
     async fn request<T, F>(&self, tried: &str, mut call: impl FnMut(Client) -> F) -> Result<T, EtcdError>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let started = Instant::now();
-        let mut reason = String::new();
-        for attempt in 0..REQUEST_TRIES {
-            match tokio::time::timeout(REQUEST_LIMIT, call(self.client.clone())).await {
+        let mut attempt = 0;
+        let reason = loop {
+            let reason = match tokio::time::timeout(REQUEST_LIMIT, call(self.client.clone())).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) if is_final(&error) => {
                     let (endpoints, tried) = (self.endpoints.clone(), tried.to_owned());
                     return Err(EtcdError::Refused { endpoints, tried, reason: shown(&error) });
                 }
-                Ok(Err(error)) => reason = shown(&error),
-                Err(_) => reason = "no answer".into(),
+                Ok(Err(error)) => shown(&error),
+                Err(_) => "no answer".into(),
+            };
+            let pause = REQUEST_AGAIN.delay(attempt, rand::random());
+            if started.elapsed() + pause >= REQUEST_LIMIT {
+                break reason;
             }
-            if started.elapsed() >= REQUEST_LIMIT {
-                break;
-            }
-            tokio::time::sleep(pause(attempt)).await;
-        }
+            tokio::time::sleep(pause).await;
+            attempt = attempt.saturating_add(1);
+        };
         Err(EtcdError::Unreachable {
             endpoints: self.endpoints.clone(),
             tried: tried.to_owned(),
