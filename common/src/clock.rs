@@ -1,7 +1,9 @@
-//! The wall clock as a value, so that a simulated farm can run on a virtual one.
+//! The wall clock as a value, so that a simulated farm can run on a virtual one; and the clock that
+//! leases are measured by.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -30,4 +32,11 @@ impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Clock({})", self.now())
     }
+}
+
+/// The time since this machine was started. It never steps, and unlike [`std::time::Instant`] it goes
+/// on while the machine is suspended, as the clocks of others do.
+pub fn since_boot() -> Duration {
+    let clock = nix::time::ClockId::CLOCK_BOOTTIME;
+    clock.now().expect("every supported kernel has this clock").into()
 }

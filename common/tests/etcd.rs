@@ -362,6 +362,8 @@ async fn one_leads_and_the_next_leads_with_a_higher_fence_when_it_resigns() {
     let second = etcd.campaign(MINER, "second", TTL, second_down.clone());
     let mut second_leadership = second.leadership();
     let fence_before = fence(&first_leadership);
+    let (first_tenure, second_tenure) = (first.tenure(), second.tenure());
+    assert!(first_tenure.holds(fence_before) && !second_tenure.holds(fence_before));
     assert!(!leads(&second_leadership.borrow()));
 
     first_down.cancel();
@@ -370,6 +372,7 @@ async fn one_leads_and_the_next_leads_with_a_higher_fence_when_it_resigns() {
     let took = until(&mut second_leadership, "the second leads", leads).await;
     assert!(took < TTL, "a resignation is seen at once, not after {took:?}");
     assert!(fence(&second_leadership) > fence_before);
+    assert!(!first_tenure.holds(fence_before) && second_tenure.holds(fence(&second_leadership)));
     second_down.cancel();
     second.ended().await;
     assert_eq!(etcd.leader(MINER).await.unwrap(), None);
@@ -396,8 +399,11 @@ async fn a_leader_cut_off_from_a_hung_server_stands_by_before_its_lease_ends() {
     let election = etcd.campaign(MINER, "miner-1", TTL, CancellationToken::new());
     let mut leadership = election.leadership();
     until(&mut leadership, "it leads", leads).await;
+    let (tenure, led) = (election.tenure(), fence(&leadership));
+    assert!(tenure.holds(led));
     server.signal(rustix::process::Signal::STOP);
     let took = until(&mut leadership, "it stands by", |leadership| !leads(leadership)).await;
+    assert!(!tenure.holds(led), "nothing is written under a lease that may be over");
     server.signal(rustix::process::Signal::CONT);
     assert!(took <= TTL + Duration::from_millis(500), "{took:?}");
     until(&mut leadership, "it leads again", leads).await;

@@ -1,7 +1,7 @@
 //! The driver: carries out what [`crate::sector`] and [`crate::placement`] decide, and decides nothing.
 //!
-//! [`Driver::run`] waits for leadership; a `Term` then owns all records and one loop over a closed
-//! set of events, until leadership is lost. Per sector everything is serial: step, store by
+//! [`Driver::run`] waits for leadership; a `Term` then takes over all records and owns one loop over a
+//! closed set of events, until leadership is lost. Per sector everything is serial: step, store by
 //! compare-and-set, publish, and only then the acknowledgement. Everything carried out is
 //! idempotent, so a term may end anywhere and the next one begins by doing it again.
 
@@ -10,14 +10,16 @@ mod handle;
 mod io;
 mod pledging;
 mod results;
+mod taking_over;
 mod term;
+mod waits;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use sealfarm_common::clock::Clock;
 use sealfarm_common::crash::CrashPoints;
-use sealfarm_common::etcd::Leadership;
+use sealfarm_common::etcd::{Leadership, Tenure};
 use sealfarm_common::membership::Members;
 use sealfarm_common::retry::Backoff;
 use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
@@ -30,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::handle::{CommandError, Handle, Overview};
 
 use self::handle::Command;
-use self::io::Io;
+use self::io::{Io, Mandate};
 use self::term::{Ended, Term};
 use crate::chain::Chain;
 use crate::chain::verifier::SealVerifier;
@@ -50,6 +52,8 @@ pub struct Parts {
     pub members: watch::Receiver<Members>,
     /// Whether this process may act.
     pub leadership: watch::Receiver<Leadership>,
+    /// Whether that can still be relied on.
+    pub tenure: Tenure,
     /// The time; it must advance together with tokio's timer.
     pub clock: Clock,
     /// Whose farm.
@@ -71,25 +75,31 @@ pub struct Driver {
     leadership: watch::Receiver<Leadership>,
     shutdown: CancellationToken,
     commands: mpsc::Receiver<Command>,
+    /// Leaderships up to this revision are over, whatever etcd has said so far.
+    outdated: i64,
 }
 
 impl Driver {
     /// A driver and the handle to it.
     pub fn new(parts: Parts) -> (Handle, Self) {
         let (sender, commands) = mpsc::channel(COMMANDS_WAITING_MAX);
-        let (members, leadership) = (parts.members.clone(), parts.leadership.clone());
-        let (shutdown, io) = (parts.shutdown.clone(), Arc::new(Io::new(parts)));
-        (Handle::new(sender), Self { io, members, leadership, shutdown, commands })
+        let io = Arc::new(Io::new(&parts));
+        let Parts { members, leadership, shutdown, .. } = parts;
+        (Handle::new(sender), Self { io, members, leadership, shutdown, commands, outdated: 0 })
     }
 
     /// Acts while this process leads, stands by while it does not, until the shutdown token is
     /// cancelled.
     pub async fn run(mut self) {
-        while self.elected().await {
-            let Some(term) = self.begin().await else { continue };
+        while let Some(revision) = self.elected().await {
+            let Some(term) = self.begin(revision).await else { continue };
             match term.run(&mut self.commands, &mut self.leadership, &self.shutdown).await {
                 Ended::Shutdown => return,
                 Ended::Lost => tracing::warn!("this miner does not lead any more; standing by"),
+                Ended::Deposed => {
+                    self.outdated = revision;
+                    tracing::warn!("another miner has led since this one was elected; standing by");
+                }
                 Ended::Broken => {
                     tracing::error!("a task of the driver broke; beginning again from the records");
                 }
@@ -97,18 +107,21 @@ impl Driver {
         }
     }
 
-    /// Waits for leadership; false at shutdown.
-    async fn elected(&mut self) -> bool {
+    /// Waits for leadership and gives its fence revision; `None` at shutdown.
+    async fn elected(&mut self) -> Option<i64> {
         loop {
             if self.shutdown.is_cancelled() {
-                return false;
+                return None;
             }
-            if matches!(*self.leadership.borrow_and_update(), Leadership::Leader { .. }) {
-                return true;
+            match *self.leadership.borrow_and_update() {
+                Leadership::Leader { fence_revision } if fence_revision > self.outdated => {
+                    return Some(fence_revision);
+                }
+                _ => {}
             }
             tokio::select! {
                 biased;
-                () = self.shutdown.cancelled() => return false,
+                () = self.shutdown.cancelled() => return None,
                 () = changed(&mut self.leadership) => {}
                 Some(command) = self.commands.recv() => command.refuse(CommandError::Standby),
             }
@@ -117,7 +130,7 @@ impl Driver {
 
     /// Prepares the hub and loads the records, as often as it takes; `None` when leadership is lost
     /// or the process ends meanwhile.
-    async fn begin(&mut self) -> Option<Term> {
+    async fn begin(&mut self, revision: i64) -> Option<Term> {
         let mut attempt = 0;
         loop {
             let tried = async {
@@ -131,7 +144,11 @@ impl Driver {
                 records = tried => records,
             };
             match records {
-                Ok(records) => return Some(Term::begin(self.io.clone(), self.members.clone(), records)),
+                Ok(records) => {
+                    let found = records.iter().map(|(record, _)| record.leader).max().unwrap_or(0);
+                    let io = Arc::new(self.io.under(Mandate::over(revision, found)));
+                    return Some(Term::begin(io, self.members.clone(), records));
+                }
                 Err(error) if attempt == 0 => tracing::warn!("the hub is not ready, trying on: {error}"),
                 Err(error) => tracing::debug!("the hub is still not ready: {error}"),
             }

@@ -221,11 +221,13 @@ pub struct Pledge {
     pub agent: AgentId,
     /// What the replica is to be made under.
     pub terms: Terms,
+    /// The leadership that pledges it.
+    pub leader: i64,
 }
 
 /// The record of a sector that has just been pledged. Storing it reserves the number.
 pub fn pledge(pledge: Pledge, now: Timestamp) -> SectorRecord {
-    let Pledge { miner, number, size, prover, agent, terms } = pledge;
+    let Pledge { miner, number, size, prover, agent, terms, leader } = pledge;
     let mut record = SectorRecord {
         miner,
         number,
@@ -234,6 +236,7 @@ pub fn pledge(pledge: Pledge, now: Timestamp) -> SectorRecord {
         prover,
         agent,
         fence: Fence(1),
+        leader,
         state: SectorState::PreCommitting { terms, work: Work::asked(Tries::default()) },
         pledged: now,
         updated: now,

@@ -1,5 +1,7 @@
 //! The election of the active miner: one leads, the others stand by.
 
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{EventType, WatchOptions};
@@ -7,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::lease::{self, Lease};
+use super::lease::{self, GoodUntil, Lease};
 use super::{Etcd, EtcdError, Outage, REQUEST_LIMIT, pause, shown};
 use crate::membership::leader_key;
 use crate::sector::MinerId;
@@ -24,10 +26,51 @@ pub enum Leadership {
     },
 }
 
+/// Tells whether a leadership can still be relied on, by this machine's own clock: a process that was
+/// stopped, or whose machine slept, learns from it that another may lead before anybody could tell it.
+#[derive(Clone)]
+pub struct Tenure(Arc<dyn Fn(i64) -> bool + Send + Sync>);
+
+impl Tenure {
+    /// Of a leadership that nobody contests, as in a farm of one process.
+    pub fn unlimited() -> Self {
+        Self::from_fn(|_| true)
+    }
+
+    /// One that `holds` tells of, by the fence revision of the leadership.
+    pub fn from_fn(holds: impl Fn(i64) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(holds))
+    }
+
+    /// Whether the leadership of `fence_revision` is this process's, and what it writes now arrives
+    /// before another may lead.
+    pub fn holds(&self, fence_revision: i64) -> bool {
+        (self.0)(fence_revision)
+    }
+}
+
+impl fmt::Debug for Tenure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tenure")
+    }
+}
+
+/// The leadership that is held, and the lease under it.
+#[derive(Debug, Clone)]
+struct Held {
+    fence_revision: i64,
+    good_until: GoodUntil,
+    /// Not begun with less than this left: a write takes time to arrive.
+    margin: Duration,
+}
+
+type HeldCell = Arc<Mutex<Option<Held>>>;
+
 /// A campaign that goes on until its shutdown token is cancelled.
 #[derive(Debug)]
 pub struct Election {
     leadership: watch::Receiver<Leadership>,
+    held: HeldCell,
     task: JoinHandle<()>,
 }
 
@@ -43,14 +86,16 @@ impl Etcd {
         shutdown: CancellationToken,
     ) -> Election {
         let (sender, leadership) = watch::channel(Leadership::Standby);
+        let held = HeldCell::default();
         let campaign = Campaign {
             etcd: self.clone(),
             name: leader_key(miner),
             candidate: candidate.into(),
             ttl,
             leadership: sender,
+            held: held.clone(),
         };
-        Election { leadership, task: tokio::spawn(campaign.run(shutdown)) }
+        Election { leadership, held, task: tokio::spawn(campaign.run(shutdown)) }
     }
 }
 
@@ -58,6 +103,17 @@ impl Election {
     /// Whether this process leads, followed.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()
+    }
+
+    /// Whether a leadership can still be relied on.
+    pub fn tenure(&self) -> Tenure {
+        let cell = self.held.clone();
+        Tenure::from_fn(move |fence_revision| {
+            let held = cell.lock().unwrap_or_else(PoisonError::into_inner);
+            held.as_ref().is_some_and(|held| {
+                held.fence_revision == fence_revision && held.good_until.left() > held.margin
+            })
+        })
     }
 
     /// Waits for the resignation that follows the cancelled token.
@@ -73,6 +129,7 @@ struct Campaign {
     candidate: String,
     ttl: Duration,
     leadership: watch::Sender<Leadership>,
+    held: HeldCell,
 }
 
 impl Campaign {
@@ -85,12 +142,14 @@ impl Campaign {
             };
             let reason = match lease {
                 Ok(mut lease) => {
-                    let id = lease.id;
+                    let (id, good_until, margin) = (lease.id, lease.good_until(), lease.ttl() / 8);
+                    let held = |fence_revision| Held { fence_revision, good_until, margin };
                     let lost = tokio::select! {
                         () = shutdown.cancelled() => None,
                         reason = lease.keep(&self.etcd) => Some(reason),
-                        reason = self.lead(id, &mut outage) => Some(reason),
+                        reason = self.lead(id, held, &mut outage) => Some(reason),
                     };
+                    self.hold(None);
                     self.leadership.send_replace(Leadership::Standby);
                     // A candidate that stops, or begins anew, leaves no key behind.
                     lease::revoke(&self.etcd, id).await;
@@ -110,7 +169,7 @@ impl Campaign {
     }
 
     /// Waits to be elected, then leads until the leader key is lost; gives the reason.
-    async fn lead(&self, lease: i64, outage: &mut Outage) -> String {
+    async fn lead(&self, lease: i64, held: impl FnOnce(i64) -> Held, outage: &mut Outage) -> String {
         let mut client = self.etcd.client.clone();
         let (key, fence_revision) =
             match client.campaign(self.name.as_str(), self.candidate.as_str(), lease).await {
@@ -122,8 +181,13 @@ impl Campaign {
             };
         outage.over();
         tracing::info!(fence_revision, "leading as {}", self.candidate);
+        self.hold(Some(held(fence_revision)));
         self.leadership.send_replace(Leadership::Leader { fence_revision });
         self.key_lost(key, fence_revision).await
+    }
+
+    fn hold(&self, held: Option<Held>) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
     }
 
     /// Ends when the leader key is gone although its lease lives: somebody deleted it.

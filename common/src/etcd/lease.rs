@@ -1,10 +1,13 @@
 //! A lease: granted, kept alive, and known to be lost before anybody else may act on its loss.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{sleep, timeout};
 
 use super::{Etcd, EtcdError, pause, shown};
+use crate::clock::since_boot;
 
 /// How long an orderly end waits for the revocation.
 const REVOKE_LIMIT: Duration = Duration::from_secs(2);
@@ -13,20 +16,52 @@ const REVOKE_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Lease {
     pub(super) id: i64,
     ttl: Duration,
-    /// etcd holds it at least until then: counted from before the request was sent.
-    good_until: Instant,
+    good_until: GoodUntil,
+}
+
+/// etcd holds a lease at least until then: counted from before the request was sent, by the clock
+/// that goes on while this machine is suspended.
+#[derive(Debug, Clone)]
+pub(super) struct GoodUntil(Arc<AtomicU64>);
+
+impl GoodUntil {
+    fn new(since_boot: Duration) -> Self {
+        let good_until = Self(Arc::default());
+        good_until.set(since_boot);
+        good_until
+    }
+
+    fn set(&self, since_boot: Duration) {
+        let milliseconds = u64::try_from(since_boot.as_millis()).unwrap_or(u64::MAX);
+        self.0.store(milliseconds, Ordering::Release);
+    }
+
+    /// What is left of the lease; zero where it may be over.
+    pub(super) fn left(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Acquire)).saturating_sub(since_boot())
+    }
 }
 
 impl Lease {
     /// Asks for a lease of `ttl` (whole seconds, at least one).
     pub(super) async fn grant(etcd: &Etcd, ttl: Duration) -> Result<Self, EtcdError> {
-        let sent = Instant::now();
+        let sent = since_boot();
         let seconds = i64::try_from(ttl.as_secs().max(1)).unwrap_or(i64::MAX);
         let granted = etcd
             .request("granting a lease", |mut c| async move { c.lease_grant(seconds, None).await })
             .await?;
         let ttl = Duration::from_secs(granted.ttl().max(1) as u64);
-        Ok(Self { id: granted.id(), ttl, good_until: sent + ttl })
+        Ok(Self { id: granted.id(), ttl, good_until: GoodUntil::new(sent + ttl) })
+    }
+
+    /// How long it lasts without being renewed.
+    pub(super) const fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// When it may be over; follows every renewal.
+    pub(super) fn good_until(&self) -> GoodUntil {
+        self.good_until.clone()
     }
 
     /// Keeps it alive; ends only when it is lost, with the reason. An outage shorter than what is
@@ -38,22 +73,22 @@ impl Lease {
                 Ended::Lost(reason) => return reason,
                 Ended::Interrupted(reason) => reason,
             };
-            let next = Instant::now() + pause(attempt);
+            let (next, left) = (pause(attempt), self.good_until.left());
             attempt = attempt.saturating_add(1);
-            if next >= self.good_until {
-                sleep_until(self.good_until).await;
+            if next >= left {
+                sleep(left).await;
                 return format!("the lease could not be renewed in time: {reason}");
             }
             tracing::debug!("keeping the lease alive is interrupted, trying on: {reason}");
-            sleep_until(next).await;
+            sleep(next).await;
         }
     }
 
     async fn keep_on_one_stream(&mut self, etcd: &Etcd, attempt: &mut u32) -> Ended {
         let mut client = etcd.client.clone();
-        let sent = Instant::now();
+        let sent = since_boot();
         let (mut keeper, mut answers) =
-            match timeout_at(self.answer_due(), client.lease_keep_alive(self.id)).await {
+            match timeout(self.answer_within(), client.lease_keep_alive(self.id)).await {
                 Ok(Ok(streams)) => streams,
                 Ok(Err(etcd_client::Error::LeaseKeepAliveError(_))) => {
                     return Ended::Lost("the lease is gone".into());
@@ -61,18 +96,18 @@ impl Lease {
                 Ok(Err(error)) => return Ended::Interrupted(shown(&error)),
                 Err(_) => return Ended::Interrupted("no answer to a keep-alive".into()),
             };
-        self.good_until = sent + self.ttl;
+        self.good_until.set(sent + self.ttl);
         *attempt = 0;
         loop {
             tokio::time::sleep(self.ttl / 3).await;
-            let sent = Instant::now();
+            let sent = since_boot();
             if let Err(error) = keeper.keep_alive().await {
                 return Ended::Interrupted(shown(&error));
             }
-            match timeout_at(self.answer_due(), answers.message()).await {
+            match timeout(self.answer_within(), answers.message()).await {
                 // A lease revoked while the stream lives is answered with a TTL of zero, not an error.
                 Ok(Ok(Some(answer))) if answer.ttl() <= 0 => return Ended::Lost("the lease is gone".into()),
-                Ok(Ok(Some(_))) => self.good_until = sent + self.ttl,
+                Ok(Ok(Some(_))) => self.good_until.set(sent + self.ttl),
                 Ok(Ok(None)) => return Ended::Interrupted("the keep-alive stream ended".into()),
                 Ok(Err(error)) => return Ended::Interrupted(shown(&error)),
                 Err(_) => return Ended::Interrupted("no answer to a keep-alive".into()),
@@ -80,9 +115,9 @@ impl Lease {
         }
     }
 
-    /// An answer is waited for until then: a third of the TTL, and never past the lease's end.
-    fn answer_due(&self) -> Instant {
-        (Instant::now() + self.ttl / 3).min(self.good_until)
+    /// An answer is waited for so long: a third of the TTL, and never past the lease's end.
+    fn answer_within(&self) -> Duration {
+        (self.ttl / 3).min(self.good_until.left())
     }
 }
 

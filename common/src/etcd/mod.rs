@@ -24,7 +24,7 @@ mod reach;
 mod registration;
 mod watch;
 
-pub use election::{Election, Leadership};
+pub use election::{Election, Leadership, Tenure};
 pub use registration::{Registration, RegistrationHandle};
 
 use self::reach::{Silent, options, probe};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use sealfarm_common::etcd::Leadership;
+use sealfarm_common::etcd::{Etcd, Leadership};
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
 use sealfarm_common::membership::{FarmInfo, Members};
@@ -40,6 +40,8 @@ pub struct Context {
     pub members: watch::Receiver<Members>,
     /// Whether this process acts.
     pub leadership: watch::Receiver<Leadership>,
+    /// Knows who acts where it is another one.
+    pub etcd: Etcd,
     /// What the farm seals.
     pub farm: FarmInfo,
 }
@@ -104,7 +106,7 @@ fn refused(command: CommandError) -> ExitError {
         CommandError::UnknownSector(_) => {
             (ExitCode::NotFound, Some("see `sealfarm-miner sectors list`".to_owned()))
         }
-        CommandError::Standby => (ExitCode::Refused, Some("call the miner that leads".to_owned())),
+        CommandError::Standby => (ExitCode::Refused, None),
         CommandError::Count(_) | CommandError::Invalid(_) => (ExitCode::BadInput, None),
         CommandError::Chain(_) => (ExitCode::Unreachable, None),
         CommandError::Stopped | CommandError::Store(_) => (ExitCode::Failure, None),
@@ -134,11 +136,17 @@ pub fn methods(context: &Arc<Context>) -> Methods {
         })
         .with(method::PLEDGE, move |PledgeParams { count }| {
             let context = pledge.clone();
-            async move { context.handle.pledge(count).await.map(|sectors| Pledged { sectors }).map_err(refused) }
+            async move {
+                let pledged = context.handle.pledge(count).await.map(|sectors| Pledged { sectors });
+                context.told(pledged).await
+            }
         })
         .with(method::RETRY, move |SectorParams { number, .. }| {
             let context = retry.clone();
-            async move { context.handle.retry(number).await.map_err(refused) }
+            async move {
+                let retried = context.handle.retry(number).await;
+                context.told(retried).await
+            }
         })
         .with(method::SECTORS, move |ListParams { events }| {
             let context = sectors.clone();
@@ -159,8 +167,32 @@ pub fn methods(context: &Arc<Context>) -> Methods {
 }
 
 impl Context {
+    /// An answer of the driver; where this process stands by, who leads.
+    async fn told<T>(&self, answered: Result<T, CommandError>) -> Result<T, ExitError> {
+        match answered {
+            Ok(value) => Ok(value),
+            Err(CommandError::Standby) => Err(self.standing_by().await),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    async fn standing_by(&self) -> ExitError {
+        let (who, next) = match self.etcd.leader(self.farm.miner).await {
+            Ok(Some(leader)) => {
+                let leader = shown_leader(&leader);
+                let next = format!("give the command to {leader}: on its host, or with its STORAGE_API_INFO");
+                (format!("{leader} leads"), next)
+            }
+            Ok(None) => ("no miner leads at this moment".to_owned(), "try again in some seconds".to_owned()),
+            Err(error) => {
+                (format!("it is not known who leads: {error}"), "try again when etcd answers".to_owned())
+            }
+        };
+        ExitError::new(ExitCode::Refused, format!("this miner stands by: {who}")).next(next)
+    }
+
     pub(super) async fn list(&self, events: bool) -> Result<Vec<SectorRow>, ExitError> {
-        let records = self.handle.sectors().await.map_err(refused)?;
+        let records = self.told(self.handle.sectors().await).await?;
         if !events {
             return Ok(records.iter().map(|record| SectorRow::new(record, 0)).collect());
         }
@@ -175,7 +207,7 @@ impl Context {
     }
 
     async fn status(&self, number: SectorNumber, log: bool) -> Result<SectorDetail, ExitError> {
-        let record = self.handle.sector(number).await.map_err(refused)?;
+        let record = self.told(self.handle.sector(number).await).await?;
         let messages = self.history(number).await.map_err(unread)?;
         let row = SectorRow::new(&record, site_bytes(&messages));
         let history = if log { lines(&messages) } else { Vec::new() };
@@ -222,17 +254,27 @@ impl Context {
         if self.chain.name() == "dev" {
             notices.push(DEV_CHAIN_NOTICE.to_owned());
         }
+        let leader = self.etcd.leader(self.farm.miner).await.ok().flatten();
         let agents_live = self.members.borrow().live().count();
         Ok(Info {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             farm: self.farm.clone(),
             leading: matches!(*self.leadership.borrow(), Leadership::Leader { .. }),
+            leader: leader.as_deref().map(shown_leader),
             chain: self.chain.name().to_owned(),
             epoch: self.chain.heads().borrow().epoch,
             agents_live,
             overview,
             notices,
         })
+    }
+}
+
+/// A candidate as people read it.
+fn shown_leader(candidate: &str) -> String {
+    match candidate.split_once('@') {
+        Some((address, process)) => format!("the miner at {address} (process {process})"),
+        None => candidate.to_owned(),
     }
 }
 

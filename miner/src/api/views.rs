@@ -123,6 +123,9 @@ pub struct Info {
     pub farm: FarmInfo,
     /// Whether this process acts for the miner.
     pub leading: bool,
+    /// Who does, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
     /// `dev` or `lotus`.
     pub chain: String,
     /// The chain's height, as far as it is known here.

@@ -70,6 +70,7 @@ pub(super) async fn run(repo: Repo, flags: &EdgeFlags) -> Result<(), ExitError> 
         verifier,
         members: members.clone(),
         leadership: election.leadership(),
+        tenure: election.tenure(),
         clock,
         miner: farm.miner,
         sector_size: farm.sector_size,
@@ -78,8 +79,15 @@ pub(super) async fn run(repo: Repo, flags: &EdgeFlags) -> Result<(), ExitError> 
         shutdown: stop.clone(),
     });
     let driving = tokio::spawn(driver.run());
-    let context =
-        api::Context { handle, bus, chain: chain.clone(), members, leadership: election.leadership(), farm };
+    let context = api::Context {
+        handle,
+        bus,
+        chain: chain.clone(),
+        members,
+        leadership: election.leadership(),
+        etcd,
+        farm,
+    };
     let context = Arc::new(context);
     let services = Services {
         api: rpc::router(Arc::new(api::methods(&context)), keys, health(client)),

@@ -194,11 +194,15 @@ pub(super) async fn info(repo: &Repo, json: bool) -> Result<(), ExitError> {
     for notice in &info.notices {
         sealfarm_common::errln!("{notice}");
     }
-    let role = if info.leading { "leads" } else { "stands by" };
+    let role = match &info.leader {
+        _ if info.leading => "leads".to_owned(),
+        Some(leader) => format!("stands by; {leader} leads"),
+        None => "stands by".to_owned(),
+    };
     let mut table = Table::new();
     table.add_row(["miner", &info.farm.miner.to_string()]);
     table.add_row(["version", &info.version]);
-    table.add_row(["this process", role]);
+    table.add_row(["this process", &role]);
     table.add_row(["sector size", info.farm.sector_size.name()]);
     table.add_row(["proof", &info.farm.proof.to_string()]);
     table.add_row(["prover", &info.farm.prover.to_string()]);

@@ -6,10 +6,10 @@ use sealfarm_common::job::AgentId;
 use sealfarm_common::sector::SectorNumber;
 
 use super::handle::{Command, CommandError, Overview, PLEDGE_MAX, Reply};
-use super::pledging;
+use super::pledging::{self, Pledged};
 use super::term::{Done, Term, Waiting};
 use crate::placement::{self, Load};
-use crate::sector::{Event as SectorEvent, SectorRecord, SectorState};
+use crate::sector::{Event as SectorEvent, SectorState};
 
 impl Term {
     pub(super) fn take_command(&mut self, command: Command) {
@@ -64,15 +64,15 @@ impl Term {
         }
         let (io, numbers) = (self.io.clone(), self.numbers.clone());
         self.tasks.spawn(async move {
-            let records = pledging::pledge(&io, &numbers, placed.clone()).await;
-            Done::Pledged { placed, records, reply }
+            let pledged = pledging::pledge(&io, &numbers, placed.clone()).await;
+            Done::Pledged { placed, pledged, reply }
         });
     }
 
     /// What every agent has in flight.
     fn loads(&self) -> BTreeMap<AgentId, Load> {
         let mut loads: BTreeMap<AgentId, Load> = BTreeMap::new();
-        for record in self.slots.values().map(|slot| &slot.record).filter(|r| !r.state.is_settled()) {
+        for record in self.slots.values().map(|slot| &slot.record).filter(|r| !r.is_settled()) {
             let load = loads.entry(record.agent.clone()).or_default();
             load.in_flight += 1;
             if matches!(record.state, SectorState::PreCommitting { .. } | SectorState::Ticketing { .. }) {
@@ -90,7 +90,7 @@ impl Term {
     pub(super) fn take_pledged(
         &mut self,
         placed: &[AgentId],
-        records: Result<Vec<(SectorRecord, u64)>, CommandError>,
+        pledged: Result<Pledged, CommandError>,
         reply: Reply<Vec<SectorNumber>>,
     ) {
         for agent in placed {
@@ -98,12 +98,16 @@ impl Term {
                 *count = count.saturating_sub(1);
             }
         }
-        let records = match records {
-            Ok(records) => records,
-            Err(error) => return drop(reply.send(Err(error))),
+        let Pledged { made, found } = match pledged {
+            Ok(pledged) => pledged,
+            Err(error) => {
+                self.deposed |= error == CommandError::Standby;
+                return drop(reply.send(Err(error)));
+            }
         };
-        let numbers = records.iter().map(|(record, _)| record.number).collect();
-        for (record, revision) in records {
+        self.take_found(found);
+        let numbers = made.iter().map(|(record, _)| record.number).collect();
+        for (record, revision) in made {
             tracing::info!(sector = %record.id(), agent = %record.agent, prover = %record.prover, "pledged");
             self.adopt(record, revision);
         }

@@ -3,10 +3,12 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::crash::CrashPoints;
+use sealfarm_common::etcd::Tenure;
 use sealfarm_common::job::{AgentId, Job};
 use sealfarm_common::retry::Backoff;
 use sealfarm_common::sector::{MinerId, ProverKind, SectorNumber, SectorSize};
@@ -20,14 +22,36 @@ use super::{Parts, hub};
 use crate::chain::verifier::{SealVerifier, Verdict};
 use crate::chain::{Chain, ChainEpoch, ChainError, ChainMessageId};
 use crate::records::{Records, RecordsError, Stored};
-use crate::sector::{Challenge, Effect, Event, Milestone, SectorRecord, Terms};
+use crate::sector::{self, Challenge, Effect, Event, Milestone, SectorRecord, Terms};
 
 /// Requests to the hub at the same time.
 const REQUESTS_MAX: usize = 64;
 /// Proofs verified at the same time.
 const VERIFYING_MAX: usize = 2;
+/// How often is looked whether the lease is good again.
+const LEASE_AGAIN: Duration = Duration::from_millis(100);
+
+/// A leadership, as a term of it knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mandate {
+    /// Its fence revision in etcd.
+    pub(super) revision: i64,
+    /// What stands in the records it has written: higher than in all it has found.
+    pub(super) fence: i64,
+}
+
+impl Mandate {
+    /// Of the leadership of `revision`, over records of which the newest leadership is `found`. The two
+    /// are comparable as long as etcd keeps its history; where etcd was made anew its revisions begin
+    /// again, and are counted on from what the records say.
+    pub(super) const fn over(revision: i64, found: i64) -> Self {
+        let fence = if revision >= found { revision } else { found.saturating_add(revision) };
+        Self { revision, fence }
+    }
+}
 
 /// What the tasks work with.
+#[derive(Clone)]
 pub(super) struct Io {
     pub(super) bus: Arc<dyn Bus>,
     pub(super) records: Records,
@@ -38,8 +62,10 @@ pub(super) struct Io {
     pub(super) miner: MinerId,
     pub(super) sector_size: SectorSize,
     pub(super) prover: ProverKind,
-    requests: Semaphore,
-    verifying: Semaphore,
+    pub(super) mandate: Mandate,
+    tenure: Tenure,
+    requests: Arc<Semaphore>,
+    verifying: Arc<Semaphore>,
 }
 
 /// What a storing task ends with.
@@ -48,6 +74,16 @@ pub(super) enum Kept {
     Stored(u64),
     /// Somebody else wrote first; this is what is there.
     Overtaken(Option<Box<(SectorRecord, u64)>>),
+    /// It cannot be stored at all.
+    Impossible(RecordsError),
+}
+
+/// What taking over a record ends with.
+pub(super) enum TakenOver {
+    /// It carries this term's fence, at this revision, and what follows from it is published.
+    Ours(Box<SectorRecord>, u64),
+    /// A newer leadership has it.
+    Deposed,
     /// It cannot be stored at all.
     Impossible(RecordsError),
 }
@@ -61,11 +97,41 @@ pub(super) enum Answer {
 }
 
 impl Io {
-    pub(super) fn new(parts: Parts) -> Self {
-        let Parts { bus, chain, verifier, clock, crash, miner, sector_size, prover, .. } = parts;
-        let records = Records::new(bus.clone(), hub(miner).sectors_bucket());
-        let (requests, verifying) = (Semaphore::new(REQUESTS_MAX), Semaphore::new(VERIFYING_MAX));
-        Self { bus, records, chain, verifier, clock, crash, miner, sector_size, prover, requests, verifying }
+    /// What a driver's terms work with.
+    pub(super) fn new(parts: &Parts) -> Self {
+        let records = Records::new(parts.bus.clone(), hub(parts.miner).sectors_bucket());
+        Self {
+            bus: parts.bus.clone(),
+            records,
+            chain: parts.chain.clone(),
+            verifier: parts.verifier.clone(),
+            clock: parts.clock.clone(),
+            crash: parts.crash.clone(),
+            miner: parts.miner,
+            sector_size: parts.sector_size,
+            prover: parts.prover,
+            mandate: Mandate { revision: 0, fence: 0 },
+            tenure: parts.tenure.clone(),
+            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            verifying: Arc::new(Semaphore::new(VERIFYING_MAX)),
+        }
+    }
+
+    /// The same for a term.
+    pub(super) fn under(&self, mandate: Mandate) -> Self {
+        Self { mandate, ..self.clone() }
+    }
+
+    /// Whether what is written now is written before another may lead.
+    pub(super) fn leads(&self) -> bool {
+        self.tenure.holds(self.mandate.revision)
+    }
+
+    /// Waits while the lease may be over. It is renewed, or the term ends and this with it.
+    async fn while_leading(&self) {
+        while !self.leads() {
+            tokio::time::sleep(LEASE_AGAIN).await;
+        }
     }
 
     /// Names at the hub.
@@ -86,6 +152,34 @@ impl Io {
         };
         self.publish(record, effects).await;
         Kept::Stored(revision)
+    }
+
+    /// Makes a record that was found this term's own, then publishes what follows from it. Whoever wrote
+    /// it cannot write over it any more.
+    pub(super) async fn take_over(&self, mut record: SectorRecord, mut revision: u64) -> TakenOver {
+        let own = self.mandate.fence;
+        while record.leader != own {
+            if record.leader > own {
+                return TakenOver::Deposed;
+            }
+            record.leader = own;
+            match self.put(&record, revision).await {
+                Ok(Some(stored)) => revision = stored,
+                Ok(None) => {
+                    let number = record.number;
+                    // A record that somebody deleted is written again: its number stays taken.
+                    match self.again("read a sector record", || self.records.read(number)).await {
+                        Some(there) => (record, revision) = there,
+                        None => (record.leader, revision) = (own - 1, 0),
+                    }
+                }
+                Err(error) => return TakenOver::Impossible(error),
+            }
+        }
+        if !record.is_settled() {
+            self.publish(&record, &sector::effects(&record)).await;
+        }
+        TakenOver::Ours(Box::new(record), revision)
     }
 
     /// Stores a record; `None` where another value is there instead.
@@ -255,7 +349,8 @@ impl Io {
         }
     }
 
-    /// Tries until it works, with backoff; logged when it first fails.
+    /// Tries until it works, with backoff, and never under a lease that may be over; logged when it
+    /// first fails.
     pub(super) async fn again<T, E, F>(&self, what: &str, attempt: impl Fn() -> F) -> T
     where
         E: Display,
@@ -265,6 +360,7 @@ impl Io {
         loop {
             let tried = {
                 let _permit = self.requests.acquire().await;
+                self.while_leading().await;
                 attempt().await
             };
             match tried {

@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::handle::{Command, CommandError, Reply};
-use super::io::{Answer, Io, Kept};
+use super::io::{Answer, Io, Kept, TakenOver};
+use super::pledging::Pledged;
 use super::results::{Incoming, RESULTS_IN_HAND_MAX, spawn_consumer};
 use crate::chain::{ChainEpoch, ChainMessageId, Head};
 use crate::sector::{self, Dropped, Effect, Event as SectorEvent, InvalidTransition, SectorRecord};
@@ -32,6 +33,8 @@ pub(super) enum Ended {
     Shutdown,
     /// Another process may lead.
     Lost,
+    /// A record says that another process has led since.
+    Deposed,
     /// A task panicked; what it was at is not known.
     Broken,
 }
@@ -55,10 +58,12 @@ impl Waiting {
         }
     }
 
-    /// A dropped result is acknowledged too: it would be dropped every time.
-    fn dropped(self, error: CommandError) {
+    /// A dropped result is acknowledged too: it would be dropped every time. But not by a miner that
+    /// may not lead any more: what it knows may be outdated, and the next leader has a use for it.
+    fn dropped(self, io: &Io, error: CommandError) {
         match self {
             Self::Nobody => {}
+            Self::Delivery(_) if !io.leads() => {}
             Self::Delivery(reply) => drop(reply.send(())),
             Self::Operator(reply) => drop(reply.send(Err(error))),
         }
@@ -68,10 +73,10 @@ impl Waiting {
 /// One sector in memory.
 pub(super) struct Slot {
     pub(super) record: Arc<SectorRecord>,
-    revision: u64,
-    /// The event that is being stored.
-    busy: bool,
-    queue: VecDeque<(SectorEvent, Waiting)>,
+    pub(super) revision: u64,
+    /// It is being taken over, or an event is being stored.
+    pub(super) busy: bool,
+    pub(super) queue: VecDeque<(SectorEvent, Waiting)>,
 }
 
 /// What storing a sector's next record ended with.
@@ -86,9 +91,17 @@ pub(super) struct StoreEnded {
 /// What a task ended with.
 pub(super) enum Done {
     Kept(Box<StoreEnded>),
-    Published {
+    TakenOver {
         number: SectorNumber,
+        taken: TakenOver,
     },
+    LookedUp {
+        number: SectorNumber,
+        found: Option<Box<(SectorRecord, u64)>>,
+        event: Box<SectorEvent>,
+        waiting: Waiting,
+    },
+    Found(Vec<(SectorRecord, u64)>),
     Asked {
         number: SectorNumber,
         effect: Box<Effect>,
@@ -97,7 +110,7 @@ pub(super) enum Done {
     Searched(Vec<(SectorNumber, SectorEvent)>),
     Pledged {
         placed: Vec<AgentId>,
-        records: Result<Vec<(SectorRecord, u64)>, CommandError>,
+        pledged: Result<Pledged, CommandError>,
         reply: Reply<Vec<SectorNumber>>,
     },
     AgentReady,
@@ -120,25 +133,27 @@ enum Event {
 pub(super) struct Term {
     pub(super) io: Arc<Io>,
     pub(super) members: watch::Receiver<Members>,
-    heads: watch::Receiver<Head>,
+    pub(super) heads: watch::Receiver<Head>,
     pub(super) slots: BTreeMap<SectorNumber, Slot>,
     pub(super) tasks: JoinSet<Done>,
     results: mpsc::Receiver<Incoming>,
     consumer: JoinHandle<()>,
     stop_consumer: CancellationToken,
     /// Messages looked for at every head.
-    watched: BTreeMap<SectorNumber, (Uuid, ChainMessageId)>,
+    pub(super) watched: BTreeMap<SectorNumber, (Uuid, ChainMessageId)>,
     /// Those of them not looked for at this head yet.
-    unsearched: BTreeSet<SectorNumber>,
-    searching: bool,
+    pub(super) unsearched: BTreeSet<SectorNumber>,
+    pub(super) searching: bool,
     /// Effects that wait for a head.
-    at_epoch: BTreeMap<ChainEpoch, Vec<(SectorNumber, Effect)>>,
-    rests: BTreeSet<(Timestamp, SectorNumber)>,
+    pub(super) at_epoch: BTreeMap<ChainEpoch, Vec<(SectorNumber, Effect)>>,
+    pub(super) rests: BTreeSet<(Timestamp, SectorNumber)>,
     /// Sectors placed whose records are not created yet.
     pub(super) being_pledged: BTreeMap<AgentId, u32>,
     pub(super) numbers: Arc<AtomicU64>,
     agents_known: BTreeSet<AgentId>,
     pub(super) dropped: BTreeMap<Dropped, u64>,
+    /// A newer leadership was found in a record.
+    pub(super) deposed: bool,
 }
 
 impl Term {
@@ -170,17 +185,20 @@ impl Term {
             numbers: Arc::new(AtomicU64::new(next)),
             agents_known: BTreeSet::new(),
             dropped: BTreeMap::new(),
+            deposed: false,
             io,
         };
         let mut records = records;
-        records.sort_by_key(|(record, _)| record.number);
-        let open = records.iter().filter(|(record, _)| !record.state.is_settled()).count();
-        tracing::info!(sectors = records.len(), open, "records loaded");
+        // The open ones first: the others ask for nothing.
+        records.sort_by_key(|(record, _)| (record.is_settled(), record.number));
+        let open = records.iter().filter(|(record, _)| !record.is_settled()).count();
+        tracing::info!(sectors = records.len(), open, leader = term.io.mandate.fence, "records loaded");
         for (record, revision) in records {
             term.adopt(record, revision);
         }
         term.meet_agents();
         term.search();
+        term.look_again();
         term
     }
 
@@ -205,6 +223,9 @@ impl Term {
                 Event::HeadChanged => self.take_head(),
                 Event::MembersChanged => self.meet_agents(),
                 Event::RestOver => self.wake_rested(),
+            }
+            if self.deposed {
+                break Ended::Deposed;
             }
             self.search();
         };
@@ -250,25 +271,6 @@ impl Term {
         }
     }
 
-    /// Takes in a record that is stored, and carries out what it asks for.
-    pub(super) fn adopt(&mut self, record: SectorRecord, revision: u64) {
-        let number = record.number;
-        let settled = record.state.is_settled();
-        let record = Arc::new(record);
-        let slot = Slot { record: record.clone(), revision, busy: !settled, queue: VecDeque::new() };
-        self.slots.insert(number, slot);
-        if settled {
-            return;
-        }
-        let effects = sector::effects(&record);
-        self.carry_out(number, &effects);
-        let io = self.io.clone();
-        self.tasks.spawn(async move {
-            io.publish(&record, &effects).await;
-            Done::Published { number }
-        });
-    }
-
     /// Queues an event for its sector, and goes on with that sector if it is idle.
     pub(super) fn offer(&mut self, number: SectorNumber, event: SectorEvent, waiting: Waiting) {
         match self.slots.get_mut(&number) {
@@ -276,23 +278,27 @@ impl Term {
                 slot.queue.push_back((event, waiting));
                 self.go_on(number);
             }
-            None => {
-                let (why, state) = (Dropped::UnknownSector, "no state");
-                self.note_dropped(&InvalidTransition { number, state, event: event.name(), why });
-                waiting.dropped(CommandError::UnknownSector(number));
-            }
+            None if matches!(waiting, Waiting::Delivery(_)) => self.look_up(number, event, waiting),
+            None => self.drop_unknown(number, event.name(), waiting),
         }
     }
 
+    fn drop_unknown(&mut self, number: SectorNumber, event: &'static str, waiting: Waiting) {
+        let (why, state) = (Dropped::UnknownSector, "no state");
+        self.note_dropped(&InvalidTransition { number, state, event, why });
+        waiting.dropped(&self.io, CommandError::UnknownSector(number));
+    }
+
     /// Takes the sector's next event that moves it, and stores what follows.
-    fn go_on(&mut self, number: SectorNumber) {
+    pub(super) fn go_on(&mut self, number: SectorNumber) {
         let now = self.io.clock.now();
         loop {
             let Some(slot) = self.slots.get_mut(&number).filter(|slot| !slot.busy) else { return };
             let Some((event, waiting)) = slot.queue.pop_front() else { return };
             match sector::step(&slot.record, event.clone(), now) {
-                Ok((next, effects)) => {
+                Ok((mut next, effects)) => {
                     slot.busy = true;
+                    next.leader = self.io.mandate.fence;
                     let (next, expected, io) = (Arc::new(next), slot.revision, self.io.clone());
                     self.tasks.spawn(async move {
                         let kept = io.keep(&next, expected, &effects).await;
@@ -309,7 +315,7 @@ impl Term {
                 }
                 Err(invalid) => {
                     self.note_dropped(&invalid);
-                    waiting.dropped(invalid.into());
+                    waiting.dropped(&self.io, invalid.into());
                 }
             }
         }
@@ -323,12 +329,15 @@ impl Term {
     fn take_done(&mut self, done: Done) {
         match done {
             Done::Kept(ended) => self.take_kept(*ended),
-            Done::Published { number } => {
-                if let Some(slot) = self.slots.get_mut(&number) {
-                    slot.busy = false;
+            Done::TakenOver { number, taken } => self.take_over_ended(number, taken),
+            Done::LookedUp { number, found, event, waiting } => {
+                self.take_found(found.into_iter().map(|found| *found).collect());
+                match self.slots.contains_key(&number) {
+                    true => self.offer(number, *event, waiting),
+                    false => self.drop_unknown(number, event.name(), waiting),
                 }
-                self.go_on(number);
             }
+            Done::Found(records) => self.take_found(records),
             Done::Asked { number, effect, answer } => match answer.map(|answer| *answer) {
                 Some(Answer::Event(event)) => self.offer(number, event, Waiting::Nobody),
                 Some(Answer::At(epoch)) => self.wait_for(epoch, number, *effect),
@@ -341,7 +350,7 @@ impl Term {
                     self.offer(number, event, Waiting::Nobody);
                 }
             }
-            Done::Pledged { placed, records, reply } => self.take_pledged(&placed, records, reply),
+            Done::Pledged { placed, pledged, reply } => self.take_pledged(&placed, pledged, reply),
             Done::AgentReady => {}
         }
     }
@@ -361,115 +370,24 @@ impl Term {
                 self.carry_out(number, &sector::effects(&next));
             }
             Kept::Overtaken(there) => {
-                tracing::warn!(sector = %number, "the record was changed by somebody else; going on from what is there");
-                if let Some((record, revision)) = there.map(|there| *there) {
-                    (slot.record, slot.revision) = (Arc::new(record), revision);
-                }
                 slot.queue.extend(again);
                 slot.queue.rotate_right(1);
-                let effects = sector::effects(&slot.record);
-                self.forget_waits(number);
-                self.carry_out(number, &effects);
+                let (record, revision) = match there {
+                    Some(there) => *there,
+                    // Somebody deleted it. It is written again: its number stays taken.
+                    None => (SectorRecord { leader: self.io.mandate.fence - 1, ..(*slot.record).clone() }, 0),
+                };
+                tracing::warn!(sector = %number, leader = record.leader, "the record was changed by somebody else; going on from what is there");
+                return self.adopt(record, revision);
             }
             Kept::Impossible(error) => {
                 tracing::error!(sector = %number, %error, "the sector stays where it is");
                 if let Some((_, waiting)) = again {
-                    waiting.dropped(CommandError::Store(error.to_string()));
+                    waiting.dropped(&self.io, CommandError::Store(error.to_string()));
                 }
             }
         }
         self.go_on(number);
-    }
-
-    /// What the sector waited for in an earlier state.
-    fn forget_waits(&mut self, number: SectorNumber) {
-        self.watched.remove(&number);
-        self.unsearched.remove(&number);
-    }
-
-    /// Begins what is not published but asked or waited for.
-    fn carry_out(&mut self, number: SectorNumber, effects: &[Effect]) {
-        for effect in effects {
-            match effect {
-                Effect::PublishJob(_) | Effect::Tell(_) => {}
-                Effect::WatchMessage { uuid, message } => {
-                    self.watched.insert(number, (*uuid, message.clone()));
-                    self.unsearched.insert(number);
-                }
-                Effect::WakeAt(until) => {
-                    self.rests.insert((*until, number));
-                }
-                Effect::DrawSeed { pre_commit } => {
-                    let policy = self.io.chain.policy();
-                    let ready = policy.seed_ready(policy.seed_epoch(*pre_commit));
-                    self.wait_for(ready, number, effect.clone());
-                }
-                Effect::DrawTicket | Effect::SubmitPreCommit { .. } | Effect::SubmitProveCommit { .. } => {
-                    self.ask(number, effect.clone());
-                }
-            }
-        }
-    }
-
-    fn ask(&mut self, number: SectorNumber, effect: Effect) {
-        let io = self.io.clone();
-        self.tasks.spawn(async move {
-            let answer = io.ask_chain(&effect).await.map(Box::new);
-            Done::Asked { number, effect: Box::new(effect), answer }
-        });
-    }
-
-    /// Asks at `epoch`, or now if the chain has come so far.
-    fn wait_for(&mut self, epoch: ChainEpoch, number: SectorNumber, effect: Effect) {
-        if epoch <= self.heads.borrow().epoch {
-            self.ask(number, effect);
-        } else {
-            self.at_epoch.entry(epoch).or_default().push((number, effect));
-        }
-    }
-
-    fn take_head(&mut self) {
-        let head = self.heads.borrow_and_update().epoch;
-        self.unsearched.extend(self.watched.keys());
-        let later = self.at_epoch.split_off(&(head + 1));
-        for (number, effect) in std::mem::replace(&mut self.at_epoch, later).into_values().flatten() {
-            // The sector may have moved on meanwhile.
-            let wanted =
-                self.slots.get(&number).is_some_and(|slot| sector::effects(&slot.record).contains(&effect));
-            if wanted {
-                self.ask(number, effect);
-            }
-        }
-    }
-
-    /// Looks for the messages not looked for yet, unless that is being done.
-    fn search(&mut self) {
-        if self.searching || self.unsearched.is_empty() {
-            return;
-        }
-        self.searching = true;
-        let numbers = std::mem::take(&mut self.unsearched);
-        let wanted = numbers
-            .into_iter()
-            .filter_map(|n| self.watched.get(&n).map(|(uuid, message)| (n, *uuid, message.clone())))
-            .collect();
-        let io = self.io.clone();
-        self.tasks.spawn(async move { Done::Searched(io.search(wanted).await) });
-    }
-
-    fn until_first_rest(&self) -> Option<Duration> {
-        let (first, _) = self.rests.first()?;
-        let wait = first.duration_since(self.io.clock.now());
-        // A millisecond more, so that the clock has reached the time when the timer has.
-        Some(Duration::try_from(wait).unwrap_or(Duration::ZERO) + Duration::from_millis(1))
-    }
-
-    fn wake_rested(&mut self) {
-        let now = self.io.clock.now();
-        while let Some((until, number)) = self.rests.first().copied().filter(|(until, _)| *until <= now) {
-            self.rests.remove(&(until, number));
-            self.offer(number, SectorEvent::RestOver, Waiting::Nobody);
-        }
     }
 
     /// Makes consumers for agents not seen before.

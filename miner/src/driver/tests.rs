@@ -20,6 +20,8 @@ use super::*;
 use crate::chain::dev::{DevChain, DevChainConfig, DevChainSetup};
 use crate::chain::verifier::NullVerifier;
 
+mod take_over;
+
 const MINER: MinerId = MinerId(1000);
 
 /// A bus in memory: as much of it as the driver uses.
@@ -50,9 +52,13 @@ impl Acknowledge for MemoryAck {
         self.inner.lock().unwrap().acked.push(self.message.subject.clone());
         Ok(())
     }
-    async fn nak(&self, _delay: Duration) -> Result<(), BusError> {
-        self.inner.lock().unwrap().results.push_back(self.message.clone());
-        self.arrived.notify_one();
+    async fn nak(&self, delay: Duration) -> Result<(), BusError> {
+        let (inner, message, arrived) = (self.inner.clone(), self.message.clone(), self.arrived.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            inner.lock().unwrap().results.push_back(message);
+            arrived.notify_one();
+        });
         Ok(())
     }
     async fn progress(&self) -> Result<(), BusError> {
@@ -225,13 +231,23 @@ impl Farm {
     }
 
     fn miner(&self) -> (Handle, CancellationToken, tokio::task::JoinHandle<()>) {
+        self.candidate(self.leadership.subscribe(), Tenure::unlimited())
+    }
+
+    /// A miner process with an election of its own.
+    fn candidate(
+        &self,
+        leadership: watch::Receiver<Leadership>,
+        tenure: Tenure,
+    ) -> (Handle, CancellationToken, tokio::task::JoinHandle<()>) {
         let shutdown = CancellationToken::new();
         let (handle, driver) = Driver::new(Parts {
             bus: self.bus.clone(),
             chain: self.chain.clone(),
             verifier: Arc::new(NullVerifier),
             members: self.members.subscribe(),
-            leadership: self.leadership.subscribe(),
+            leadership,
+            tenure,
             clock: self.clock.clone(),
             miner: MINER,
             sector_size: SectorSize::KiB2,

@@ -295,6 +295,10 @@ pub struct SectorRecord {
     pub agent: AgentId,
     /// Results with a lower one are dropped.
     pub fence: Fence,
+    /// The leadership that wrote the record last. A miner writes only over records of its own
+    /// leadership, after it has taken them over by a write of their own.
+    #[serde(default)]
+    pub leader: i64,
     /// Where it stands.
     pub state: SectorState,
     /// When its number was reserved.
@@ -313,5 +317,15 @@ impl SectorRecord {
     /// The sector.
     pub const fn id(&self) -> SectorId {
         SectorId { miner: self.miner, number: self.number }
+    }
+
+    /// Whether nothing is to be done for it.
+    pub const fn is_settled(&self) -> bool {
+        self.state.is_settled()
+    }
+
+    /// Whether nothing but an operator's removal moves it any more.
+    pub const fn is_final(&self) -> bool {
+        matches!(self.state, SectorState::Proving { .. } | SectorState::Removed)
     }
 }

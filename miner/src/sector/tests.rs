@@ -30,6 +30,7 @@ fn pledged() -> SectorRecord {
         prover: ProverKind::Null,
         agent: "site-1".parse().unwrap(),
         terms: terms(5),
+        leader: 1,
     };
     super::pledge(pledge, at(0))
 }

@@ -12,7 +12,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use sealfarm_agent::driver as agent;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::crash::CrashPoints;
-use sealfarm_common::etcd::Leadership;
+use sealfarm_common::etcd::{Leadership, Tenure};
 use sealfarm_common::job::AgentId;
 use sealfarm_common::join::JoinRequest;
 use sealfarm_common::membership::{FarmInfo, Members, MembershipEvent};
@@ -240,6 +240,7 @@ impl SimFarm {
             verifier: Arc::new(NullVerifier),
             members: self.members.subscribe(),
             leadership: self.leadership.subscribe(),
+            tenure: Tenure::unlimited(),
             clock: self.clock.clone(),
             miner: MINER,
             sector_size: SECTOR_SIZE,
