@@ -9,18 +9,23 @@
 //! | Ticketing | ticket | PreCommitting |
 //! | PreCommitSubmitting | sent | PreCommitSubmitting (watched) |
 //! | PreCommitSubmitting | refused, or landed without effect | Ticketing (ticket too old) or Failed |
+//! | PreCommitSubmitting | lost | PreCommitSubmitting (another message, higher fence) or Ticketing |
 //! | PreCommitSubmitting | landed | WaitSeed |
 //! | WaitSeed | seed | Committing |
+//! | WaitSeed | reverted | PreCommitSubmitting (watched) |
 //! | Committing | result: proven | CommitSubmitting |
 //! | Committing | result: failed | Committing (rests) or Failed |
 //! | Committing | rest over | Committing (asked again under a higher fence) |
+//! | Committing, CommitSubmitting | reverted | PreCommitSubmitting (watched), under a higher fence |
 //! | CommitSubmitting | proof invalid | Failed |
 //! | CommitSubmitting | sent | CommitSubmitting (watched) |
 //! | CommitSubmitting | refused, or landed without effect | Failed |
+//! | CommitSubmitting | lost | CommitSubmitting (another message, higher fence) |
 //! | CommitSubmitting | landed | Finalizing |
 //! | Finalizing | result: finalized | Proving |
 //! | Finalizing | result: failed | Finalizing (rests) or Failed |
 //! | Finalizing | rest over | Finalizing (asked again under a higher fence) |
+//! | Finalizing, Proving | reverted | CommitSubmitting (watched), under a higher fence |
 //! | Failed | retry | the state it failed in, under a higher fence (a bad proof: Committing) |
 //!
 //! Removing and Removed are entered by no event of this table. Everything else is an
@@ -34,12 +39,14 @@ mod advance;
 mod state;
 
 use jiff::Timestamp;
+use sealfarm_common::commitment::Seed;
 use sealfarm_common::job::{AgentId, Fence, Job, JobAsk, JobResult, Sealing, named_id};
 use sealfarm_common::sector::{MinerId, ProverKind, SectorNumber, SectorSize};
 use uuid::Uuid;
 
 pub use self::state::{
-    Challenge, Proven, Replica, SectorRecord, SectorState, Submission, Terms, Tries, Turn, Work,
+    Challenge, Evidence, Proven, Pushed, Replica, SectorRecord, SectorState, Submission, Terms, Tries, Turn,
+    Work,
 };
 use crate::chain::verifier::SealClaim;
 use crate::chain::{ChainEpoch, ChainMessageId, Landed, PreCommitParams, ProveCommitParams};
@@ -70,7 +77,12 @@ pub enum Event {
         /// The chain's name for it.
         message: ChainMessageId,
     },
-    /// The chain will not take a message, or does not know it any more.
+    /// The chain does not know a message any more: it neither waits there nor has landed.
+    Lost {
+        /// As it was pushed.
+        uuid: Uuid,
+    },
+    /// The chain will not take a message.
     Refused {
         /// As it was pushed.
         uuid: Uuid,
@@ -83,6 +95,12 @@ pub enum Event {
         message: ChainMessageId,
         /// Where, and what came of it.
         landed: Landed,
+    },
+    /// What the record says of a landed message is not so any more: it is not where it landed, or the
+    /// seed that follows from its epoch is another.
+    Reverted {
+        /// Which.
+        message: ChainMessageId,
     },
     /// The challenge delay is over.
     Seed(Challenge),
@@ -106,7 +124,9 @@ impl Event {
             Self::Ticket(_) => "ticket",
             Self::Sent { .. } => "sent",
             Self::Refused { .. } => "refused",
+            Self::Lost { .. } => "lost",
             Self::Landed { .. } => "landed",
+            Self::Reverted { .. } => "reverted",
             Self::Seed(_) => "seed",
             Self::ProofInvalid { .. } => "proof invalid",
             Self::Retry => "retry",
@@ -141,7 +161,7 @@ pub enum Effect {
         /// The same for every push of it.
         uuid: Uuid,
     },
-    /// Look for the message at every head; answered by [`Event::Landed`] or [`Event::Refused`].
+    /// Look for the message at every head; answered by [`Event::Landed`] or [`Event::Lost`].
     WatchMessage {
         /// As it was pushed.
         uuid: Uuid,
@@ -153,8 +173,8 @@ pub enum Effect {
         /// Where the pre-commit landed.
         pre_commit: ChainEpoch,
     },
-    /// Verify the proof, then push it; answered by [`Event::ProofInvalid`], [`Event::Sent`] or
-    /// [`Event::Refused`].
+    /// Verify the proof, look whether its challenge still holds, then push it; answered by
+    /// [`Event::ProofInvalid`], [`Event::Reverted`], [`Event::Sent`] or [`Event::Refused`].
     SubmitProveCommit {
         /// What the proof claims, by what the miner knows.
         claim: Box<SealClaim>,
@@ -269,6 +289,36 @@ pub fn step(
     Ok((next, effects))
 }
 
+/// What a record rests on: a message that landed, and what followed from where it did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Landing {
+    /// The message.
+    pub message: ChainMessageId,
+    /// Where it landed.
+    pub epoch: ChainEpoch,
+    /// The seed drawn after it, where the record uses it.
+    pub seed: Option<Seed>,
+}
+
+/// What must still be so on the chain for a record to be true; [`Event::Reverted`] says that it is not.
+pub fn landing(record: &SectorRecord) -> Option<Landing> {
+    let pre_commit = |replica: &Replica, epoch: ChainEpoch, seed: Option<Seed>| {
+        let message = replica.committed.as_ref()?.message.clone();
+        Some(Landing { message, epoch, seed })
+    };
+    match &record.state {
+        SectorState::WaitSeed { replica, pre_commit: epoch } => pre_commit(replica, *epoch, None),
+        SectorState::Committing { replica, challenge, .. }
+        | SectorState::CommitSubmitting { replica, challenge, .. } => {
+            pre_commit(replica, challenge.pre_commit, Some(challenge.seed))
+        }
+        SectorState::Finalizing { proven, .. } | SectorState::Proving { proven, .. } => {
+            Some(Landing { message: proven.message.clone(), epoch: proven.activation, seed: None })
+        }
+        _ => None,
+    }
+}
+
 /// The job a sector waits for, if it waits for one.
 pub fn asked_job(record: &SectorRecord) -> Option<Job> {
     let sealing =
@@ -278,7 +328,7 @@ pub fn asked_job(record: &SectorRecord) -> Option<Job> {
             (Some(terms.submit_by), JobAsk::PreCommit { sealing: sealing(terms) })
         }
         SectorState::Committing { replica, challenge, work: Work { turn: Turn::Asked, .. } } => {
-            let Replica { terms, comm_d, comm_r } = replica;
+            let Replica { terms, comm_d, comm_r, .. } = replica;
             let ask = JobAsk::Commit {
                 sealing: sealing(terms),
                 comm_d: *comm_d,

@@ -10,8 +10,8 @@ use sealfarm_common::sector::ProverKind;
 use sealfarm_nats::wire;
 
 use super::{
-    COMPUTE_TRIES_MAX, Dropped, Event, Proven, Replica, SectorRecord, SectorState, Submission, TICKETS_MAX,
-    Tries, Turn, Work, asked_job,
+    COMPUTE_TRIES_MAX, Dropped, Event, Evidence, Proven, Pushed, Replica, SectorRecord, SectorState,
+    Submission, TICKETS_MAX, Tries, Turn, Work, asked_job, landing,
 };
 use crate::chain::verifier::cc_comm_d;
 use crate::chain::{ChainMessageId, ExitCode, Landed};
@@ -36,7 +36,9 @@ pub(super) fn advance(record: &SectorRecord, event: Event, now: Timestamp) -> Re
             }
             Ok(refused(next, reason, now))
         }
+        Event::Lost { uuid } => lost(next, uuid, now),
         Event::Landed { message, landed } => take_landing(next, &message, landed, now),
+        Event::Reverted { message } => revert(next, &message),
         Event::Seed(challenge) => match &record.state {
             SectorState::WaitSeed { replica, pre_commit } if *pre_commit == challenge.pre_commit => {
                 let (replica, work) = (replica.clone(), Work::asked(Tries::default()));
@@ -139,7 +141,7 @@ fn take_output(next: SectorRecord, output: JobOutput, now: Timestamp) -> SectorR
                 let reason = format!("CommD is {comm_d}, that of a sector of zeros is {expected}");
                 return take_failure(next, invalid(reason), now);
             }
-            let replica = Replica { terms, comm_d, comm_r };
+            let replica = Replica { terms, comm_d, comm_r, committed: None };
             let submission = pushing(&next, "pre-commit");
             with(next, SectorState::PreCommitSubmitting { replica, submission, tries: work.tries })
         }
@@ -264,11 +266,11 @@ fn take_landing(
     landed: Landed,
     now: Timestamp,
 ) -> Result<SectorRecord, Dropped> {
-    match submission(&next.state) {
-        Some(Submission::Sent { message: open, .. }) if open == message => {}
+    let uuid = match submission(&next.state) {
+        Some(Submission::Sent { message: open, uuid }) if open == message => *uuid,
         Some(_) => return Err(Dropped::NotAsked),
         None => return Err(Dropped::OutOfPlace),
-    }
+    };
     if let ExitCode::Refused { code, reason } = landed.exit {
         let reason =
             format!("message {message} landed at epoch {} with exit code {code}: {reason}", landed.epoch);
@@ -276,15 +278,81 @@ fn take_landing(
     }
     Ok(match next.state.clone() {
         SectorState::PreCommitSubmitting { replica, .. } => {
+            let committed = Some(Pushed { uuid, message: message.clone() });
+            let replica = Replica { committed, ..replica };
             with(next, SectorState::WaitSeed { replica, pre_commit: landed.epoch })
         }
-        SectorState::CommitSubmitting { replica, proof, .. } => {
-            let proven =
-                Proven { proof_bytes: proof.0.len(), message: message.clone(), activation: landed.epoch };
+        SectorState::CommitSubmitting { replica, challenge, proof, .. } => {
+            let proven = Proven {
+                proof_bytes: proof.0.len(),
+                message: message.clone(),
+                activation: landed.epoch,
+                evidence: Some(Evidence { uuid, challenge, proof }),
+            };
             with(next, SectorState::Finalizing { replica, proven, work: Work::asked(Tries::default()) })
         }
         _ => next,
     })
+}
+
+/// The chain has taken back what the record rests on. The message is watched again; whatever was asked
+/// for since is asked again under a higher fence.
+fn revert(mut next: SectorRecord, message: &ChainMessageId) -> Result<SectorRecord, Dropped> {
+    match landing(&next) {
+        Some(landing) if landing.message == *message => {}
+        Some(_) => return Err(Dropped::NotAsked),
+        None => return Err(Dropped::OutOfPlace),
+    }
+    let state = match next.state.clone() {
+        SectorState::WaitSeed { replica, .. }
+        | SectorState::Committing { replica, .. }
+        | SectorState::CommitSubmitting { replica, .. } => {
+            let Some(Pushed { uuid, message }) = replica.committed.clone() else {
+                return Err(Dropped::OutOfPlace);
+            };
+            let submission = Submission::Sent { uuid, message };
+            let replica = Replica { committed: None, ..replica };
+            SectorState::PreCommitSubmitting { replica, submission, tries: Tries::default() }
+        }
+        SectorState::Finalizing { replica, proven, .. } | SectorState::Proving { replica, proven, .. } => {
+            let Some(Evidence { uuid, challenge, proof }) = proven.evidence else {
+                return Err(Dropped::OutOfPlace);
+            };
+            let submission = Submission::Sent { uuid, message: message.clone() };
+            SectorState::CommitSubmitting { replica, challenge, proof, submission }
+        }
+        _ => return Err(Dropped::OutOfPlace),
+    };
+    if !matches!(next.state, SectorState::WaitSeed { .. }) {
+        raise_fence(&mut next);
+    }
+    Ok(with(next, state))
+}
+
+/// The chain forgot a message that waited: the same goes out as another message. Its old uuid would
+/// only name the old one again.
+fn lost(mut next: SectorRecord, uuid: uuid::Uuid, now: Timestamp) -> Result<SectorRecord, Dropped> {
+    match submission(&next.state) {
+        Some(Submission::Sent { uuid: open, .. }) if *open == uuid => {}
+        Some(_) => return Err(Dropped::NotAsked),
+        None => return Err(Dropped::OutOfPlace),
+    }
+    let reason = "the chain lost the pre-commit, and the ticket is too old for another";
+    match &next.state {
+        SectorState::PreCommitSubmitting { replica, tries, .. } if now >= replica.terms.submit_by => {
+            let tries = *tries;
+            return Ok(new_ticket(next, tries, reason.to_owned()));
+        }
+        _ => {}
+    }
+    raise_fence(&mut next);
+    let fresh = (pushing(&next, "pre-commit"), pushing(&next, "prove-commit"));
+    match &mut next.state {
+        SectorState::PreCommitSubmitting { submission, .. } => *submission = fresh.0,
+        SectorState::CommitSubmitting { submission, .. } => *submission = fresh.1,
+        _ => {}
+    }
+    Ok(next)
 }
 
 /// The chain will not have it. An old ticket is replaced; everything else is for an operator.

@@ -33,6 +33,18 @@ pub struct Replica {
     pub comm_d: CommD,
     /// Its commitment.
     pub comm_r: CommR,
+    /// The message that committed to it, once that landed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed: Option<Pushed>,
+}
+
+/// A message that landed, kept because the chain may take it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pushed {
+    /// As it was pushed.
+    pub uuid: Uuid,
+    /// The chain's name for it.
+    pub message: ChainMessageId,
 }
 
 /// What the proof must answer.
@@ -55,6 +67,21 @@ pub struct Proven {
     pub message: ChainMessageId,
     /// Where it landed.
     pub activation: ChainEpoch,
+    /// What it said: needed again where the chain takes the message back. Missing in records of before
+    /// this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+}
+
+/// A proof as it was sent. Once the cache is cleared the site cannot make another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// What the message was pushed as.
+    pub uuid: Uuid,
+    /// What the proof answers.
+    pub challenge: Challenge,
+    /// 192 bytes a partition.
+    pub proof: SealProofBytes,
 }
 
 /// How often a stage was tried in vain, by what the failures meant.
@@ -199,7 +226,8 @@ pub enum SectorState {
         /// The job.
         work: Work,
     },
-    /// Sealed, proven, and its cache cleared. Nothing moves a sector out of here but its removal.
+    /// Sealed, proven, and its cache cleared. Nothing moves a sector out of here but its removal, or a
+    /// reorg that takes its proof off the chain.
     Proving {
         /// What is proven.
         replica: Replica,

@@ -101,6 +101,11 @@ fn landed(record: &SectorRecord, epoch: ChainEpoch, exit: ExitCode) -> Event {
     Event::Landed { message: submission_of(record).1, landed: Landed { epoch, exit } }
 }
 
+fn reverted(record: &SectorRecord) -> Event {
+    let message = landing(record).map_or_else(|| submission_of(record).1, |landing| landing.message);
+    Event::Reverted { message }
+}
+
 fn seed(record: &SectorRecord) -> Event {
     let pre_commit = match &record.state {
         SectorState::WaitSeed { pre_commit, .. } => *pre_commit,
@@ -127,6 +132,8 @@ fn events(record: &SectorRecord) -> Vec<(&'static str, Event)> {
         ("refused", Event::Refused { uuid, reason: reason() }),
         ("landed", landed(record, 42, ExitCode::Ok)),
         ("landed without effect", landed(record, 42, no)),
+        ("lost", Event::Lost { uuid }),
+        ("reverted", reverted(record)),
         ("seed", seed(record)),
         ("proof invalid", Event::ProofInvalid { uuid, reason: reason() }),
         ("retry", Event::Retry),
@@ -305,11 +312,90 @@ fn a_pre_commit_refused_with_an_old_ticket_gets_a_new_one_three_times_at_most() 
     }
 }
 
+/// From where the chain takes a landing back, through everything again.
+fn again_to_proving(record: &SectorRecord) -> SectorRecord {
+    let mut record = record.clone();
+    let mut steps = 0;
+    while record.state.name() != "Proving" {
+        let event = match &record.state {
+            SectorState::PreCommitSubmitting { submission: Submission::Pushing { .. }, .. }
+            | SectorState::CommitSubmitting { submission: Submission::Pushing { .. }, .. } => sent(&record),
+            SectorState::PreCommitSubmitting { .. } => landed(&record, 30, ExitCode::Ok),
+            SectorState::CommitSubmitting { .. } => landed(&record, 50, ExitCode::Ok),
+            SectorState::WaitSeed { .. } => seed(&record),
+            _ => done(&record),
+        };
+        record = then(&record, event);
+        steps += 1;
+        assert!(steps < 20, "{:?}", record.state);
+    }
+    record
+}
+
+#[test]
+fn what_the_chain_takes_back_is_watched_again_and_reaches_proving_from_every_state() {
+    for (state, record) in records() {
+        let Some(Landing { message, .. }) = landing(&record) else { continue };
+        let back = then(&record, Event::Reverted { message: message.clone() });
+        let (_, open) = submission_of(&back);
+        assert_eq!(open, message, "{state}: the same message is watched");
+        let fence_rises = state != "WaitSeed";
+        assert_eq!(back.fence > record.fence, fence_rises, "{state}");
+        let proving = again_to_proving(&back);
+        assert_eq!(proving.state.replica().unwrap().comm_r, CommR([3; 32]), "{state}");
+    }
+}
+
+#[test]
+fn a_reverted_challenge_asks_for_a_proof_under_a_higher_fence_and_drops_the_old_one() {
+    let (_, committing) = records().into_iter().find(|(state, _)| *state == "Committing asked").unwrap();
+    let late = done(&committing);
+    let back = then(&committing, reverted(&committing));
+    let waiting = then(&back, landed(&back, 31, ExitCode::Ok));
+    let again = then(&waiting, seed(&waiting));
+    let SectorState::Committing { challenge, .. } = &again.state else { panic!("{:?}", again.state) };
+    assert_eq!(challenge.pre_commit, 31);
+    assert!(again.fence > committing.fence);
+    assert_eq!(step(&again, late, at(10)).unwrap_err().why, Dropped::OldFence);
+}
+
+#[test]
+fn a_lost_message_goes_out_as_another_one_and_a_lost_pre_commit_with_an_old_ticket_gets_a_new_one() {
+    for name in ["PreCommitSubmitting sent", "CommitSubmitting sent"] {
+        let (_, record) = records().into_iter().find(|(state, _)| *state == name).unwrap();
+        let (uuid, _) = submission_of(&record);
+        let again = then(&record, Event::Lost { uuid });
+        assert_eq!(again.state.name(), record.state.name());
+        assert_ne!(submission_of(&again).0, uuid, "{name}");
+        assert_eq!(step(&again, Event::Lost { uuid }, at(10)).unwrap_err().why, Dropped::NotAsked);
+        if name == "PreCommitSubmitting sent" {
+            let old = step(&record, Event::Lost { uuid }, at(2_000)).unwrap().0;
+            assert_eq!(old.state.name(), "Ticketing");
+        }
+    }
+}
+
+#[test]
+fn a_record_from_before_landings_were_kept_is_read_and_never_reverted() {
+    for (state, record) in records() {
+        let mut value = serde_json::to_value(&record).unwrap();
+        for key in ["/state/replica", "/state/proven"] {
+            if let Some(serde_json::Value::Object(fields)) = value.pointer_mut(key) {
+                fields.remove("committed");
+                fields.remove("evidence");
+            }
+        }
+        let older: SectorRecord = serde_json::from_value(value).unwrap();
+        assert_eq!(older.state.name(), record.state.name());
+        assert!(step(&older, reverted(&record), at(10)).is_err(), "{state}");
+    }
+}
+
 proptest! {
     /// Random events, fitting or not: what must hold on every way.
     #[test]
     fn on_every_way_fences_rise_and_effects_are_the_same_each_time(
-        choices in proptest::collection::vec((0usize..15, 0i64..100), 1..80)
+        choices in proptest::collection::vec((0usize..17, 0i64..100), 1..80)
     ) {
         let mut record = pledged();
         let mut now = 0;
@@ -321,7 +407,9 @@ proptest! {
             prop_assert!(next.fence >= record.fence);
             prop_assert!(next.wan_payload_bytes >= record.wan_payload_bytes);
             prop_assert_eq!(&stepped, &effects(&next), "a restart does what the step did");
-            prop_assert_eq!(record.state.name() == "Proving" || record.state.name() == "Removed", false);
+            if record.state.name() == "Proving" || record.state.name() == "Removed" {
+                prop_assert_eq!(event.name(), "reverted");
+            }
             if record.state.name() == "Failed" {
                 prop_assert_eq!(event, Event::Retry);
             }
