@@ -10,6 +10,7 @@ mod handle;
 mod io;
 mod pledging;
 mod results;
+mod reverts;
 mod taking_over;
 mod term;
 mod waits;

@@ -31,6 +31,18 @@ pub struct Head {
     pub epoch: ChainEpoch,
     /// When that epoch began.
     pub at: Timestamp,
+    /// What was replaced below it.
+    #[serde(default)]
+    pub reorgs: Reorgs,
+}
+
+/// The reorgs a process has seen: epochs whose blocks, and what they held, gave way to others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reorgs {
+    /// How many. A number skipped means that their epochs are not known.
+    pub count: u64,
+    /// The first epoch that the newest of them replaced; it replaced all from there to its head.
+    pub from: ChainEpoch,
 }
 
 impl Head {
@@ -68,6 +80,22 @@ pub struct Policy {
     pub max_expiration_ahead: ChainEpoch,
     /// The expiration Lotus asks for when nothing else is configured, counted from now.
     pub default_expiration_ahead: ChainEpoch,
+    /// A landing with so many epochs on top is looked at once more, whatever the chain said of reorgs.
+    #[serde(default = "default_confidence")]
+    pub confidence: ChainEpoch,
+    /// What has so many epochs on top is never replaced.
+    #[serde(default = "default_finality")]
+    pub finality: ChainEpoch,
+}
+
+/// [`Policy::confidence`] unless configured.
+pub const fn default_confidence() -> ChainEpoch {
+    10
+}
+
+/// [`Policy::finality`] on every network (`policy.ChainFinality`).
+pub const fn default_finality() -> ChainEpoch {
+    900
 }
 
 impl Policy {
@@ -313,10 +341,11 @@ pub trait Chain: Send + Sync {
         uuid: Uuid,
     ) -> Result<ChainMessageId, ChainError>;
 
-    /// Where a pushed message landed, and how it ended; `None` while it waits.
+    /// Where a pushed message landed, and how it ended; `None` while it waits, also where it waits again
+    /// after a reorg.
     ///
     /// # Errors
-    /// [`ChainError::Refused`] for a message this chain has never been given,
+    /// [`ChainError::Refused`] for a message this chain was never given, or has lost,
     /// [`ChainError::Unreachable`].
     async fn search_message(&self, id: &ChainMessageId) -> Result<Option<Landed>, ChainError>;
 }

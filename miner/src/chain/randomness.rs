@@ -30,10 +30,10 @@ pub enum Tag {
     PoStChainCommit = 9,
 }
 
-/// `blake2b256(BE64(tag) || blake2b256(base) || BE64(epoch) || entropy)`.
-pub fn draw(tag: Tag, base: &[u8], epoch: ChainEpoch, entropy: &[u8]) -> [u8; 32] {
+/// Draws for a purpose, a [`Tag`]: `blake2b256(BE64(tag) || blake2b256(base) || BE64(epoch) || entropy)`.
+pub fn draw(tag: i64, base: &[u8], epoch: ChainEpoch, entropy: &[u8]) -> [u8; 32] {
     let mut bytes = Vec::with_capacity(48 + entropy.len());
-    bytes.extend((tag as i64).to_be_bytes());
+    bytes.extend(tag.to_be_bytes());
     bytes.extend(blake2b256(base));
     bytes.extend(epoch.to_be_bytes());
     bytes.extend(entropy);
@@ -72,7 +72,7 @@ mod tests {
         let base: Vec<u8> = (0..32).collect();
         let entropy = miner_entropy(MinerId(1000));
         let check = |tag, epoch, known: &str| {
-            assert_eq!(hex::encode(draw(tag, &base, epoch, &entropy)), known, "{tag:?} at {epoch}");
+            assert_eq!(hex::encode(draw(tag as i64, &base, epoch, &entropy)), known, "{tag:?} at {epoch}");
         };
         check(Tag::SealRandomness, 100, "465abe9019b16a83d26499cb79dce391c6cd5ab07f4c57dee0ee92d986a297b3");
         check(

@@ -22,7 +22,7 @@ use super::{Parts, hub};
 use crate::chain::verifier::{SealVerifier, Verdict};
 use crate::chain::{Chain, ChainEpoch, ChainError, ChainMessageId};
 use crate::records::{Records, RecordsError, Stored};
-use crate::sector::{self, Challenge, Effect, Event, Milestone, SectorRecord, Terms};
+use crate::sector::{self, Challenge, Effect, Event, Landing, Milestone, SectorRecord, Terms};
 
 /// Requests to the hub at the same time.
 const REQUESTS_MAX: usize = 64;
@@ -94,6 +94,15 @@ pub(super) enum Answer {
     Event(Event),
     /// Ask again at this head.
     At(ChainEpoch),
+}
+
+/// How a landing stands to the chain as it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Checked {
+    /// Everything is as the record says.
+    Stands,
+    /// The message is not there any more, or what follows from it is something else.
+    Reverted,
 }
 
 impl Io {
@@ -264,7 +273,8 @@ impl Io {
     }
 
     /// Asks the chain for what `effect` wants of it; `None` for an effect that is not the chain's.
-    pub(super) async fn ask_chain(&self, effect: &Effect) -> Option<Answer> {
+    /// `rests_on` is the landing that the sector's record goes by.
+    pub(super) async fn ask_chain(&self, effect: &Effect, rests_on: Option<Landing>) -> Option<Answer> {
         match effect {
             Effect::DrawTicket => Some(self.answer(|| self.terms(), Event::Ticket).await),
             Effect::DrawSeed { pre_commit } => {
@@ -283,6 +293,12 @@ impl Io {
                 };
                 if let Verdict::Invalid { reason } = verdict {
                     return Some(Answer::Event(Event::ProofInvalid { uuid: *uuid, reason }));
+                }
+                // The proof took hours; it answers nothing if its challenge is another by now.
+                if let Some(landing) = rests_on
+                    && self.check_for_sure(&landing).await == Checked::Reverted
+                {
+                    return Some(Answer::Event(Event::Reverted { message: landing.message }));
                 }
                 let sent = |message| Event::Sent { uuid: *uuid, message };
                 let answer = self.answer(|| self.chain.push_prove_commit(params, *uuid), sent).await;
@@ -309,6 +325,36 @@ impl Io {
         Ok(Challenge { pre_commit, seed, prove_by: head.time_of(policy.prove_until(pre_commit), policy) })
     }
 
+    /// Whether a landing still stands; `None` where the chain does not answer.
+    pub(super) async fn check(&self, landing: &Landing) -> Option<Checked> {
+        self.stands(landing)
+            .await
+            .inspect_err(|error| tracing::debug!(message = %landing.message, %error, "not looked at again"))
+            .ok()
+    }
+
+    /// The same, asked until the chain answers.
+    pub(super) async fn check_for_sure(&self, landing: &Landing) -> Checked {
+        self.again("look at a landed message again", || self.stands(landing)).await
+    }
+
+    async fn stands(&self, landing: &Landing) -> Result<Checked, ChainError> {
+        let landed = match self.chain.search_message(&landing.message).await {
+            Err(ChainError::Refused { .. }) => return Ok(Checked::Reverted),
+            searched => searched?,
+        };
+        if !landed.is_some_and(|landed| landed.epoch == landing.epoch && landed.exit.is_ok()) {
+            return Ok(Checked::Reverted);
+        }
+        let Some(seed) = landing.seed else { return Ok(Checked::Stands) };
+        match self.chain.draw_seed(self.chain.policy().seed_epoch(landing.epoch)).await {
+            Ok(now) if now == seed => Ok(Checked::Stands),
+            Err(error @ ChainError::Unreachable { .. }) => Err(error),
+            // Another seed, or none yet, as after a reorg to a lower head.
+            _ => Ok(Checked::Reverted),
+        }
+    }
+
     /// Looks for messages; gives an event for each that has landed, or that the chain does not know.
     pub(super) async fn search(
         &self,
@@ -319,7 +365,10 @@ impl Io {
             match self.chain.search_message(&message).await {
                 Ok(Some(landed)) => found.push((number, Event::Landed { message, landed })),
                 Ok(None) => {}
-                Err(ChainError::Refused { reason }) => found.push((number, Event::Refused { uuid, reason })),
+                Err(ChainError::Refused { reason }) => {
+                    tracing::warn!(sector = %number, %message, %reason, "the chain lost a message");
+                    found.push((number, Event::Lost { uuid }));
+                }
                 // Looked for again at the next head.
                 Err(error) => tracing::debug!(%message, %error, "the message was not looked for"),
             }

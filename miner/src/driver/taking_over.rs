@@ -4,7 +4,7 @@
 //! leader that was deposed cannot write over a record after that; what it had written before is found
 //! with the record, and a record it had just created is found by its number, by a result for it, or
 //! by the second look. Records that are final, of which a farm has many, are left as they are: an
-//! operator's command is all that moves them, and it is stored under this term's fence.
+//! operator's command or a reorg is all that moves them, and it is stored under this term's fence.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +29,7 @@ impl Term {
         }
         let (known, is_final) = (Arc::new(record.clone()), record.is_final());
         self.forget_waits(number);
+        self.landings.found(&record, self.io.chain.policy());
         let queue = self.slots.remove(&number).map(|slot| slot.queue).unwrap_or_default();
         self.slots.insert(number, Slot { record: known, revision, busy: !is_final, queue });
         if is_final {

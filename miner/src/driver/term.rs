@@ -18,11 +18,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::handle::{Command, CommandError, Reply};
-use super::io::{Answer, Io, Kept, TakenOver};
+use super::io::{Answer, Checked, Io, Kept, TakenOver};
 use super::pledging::Pledged;
 use super::results::{Incoming, RESULTS_IN_HAND_MAX, spawn_consumer};
+use super::reverts::Landings;
 use crate::chain::{ChainEpoch, ChainMessageId, Head};
-use crate::sector::{self, Dropped, Effect, Event as SectorEvent, InvalidTransition, SectorRecord};
+use crate::sector::{self, Dropped, Effect, Event as SectorEvent, InvalidTransition, Landing, SectorRecord};
 
 /// The first sector's number.
 const FIRST_NUMBER: u64 = 1;
@@ -108,6 +109,13 @@ pub(super) enum Done {
         answer: Option<Box<Answer>>,
     },
     Searched(Vec<(SectorNumber, SectorEvent)>),
+    Checked(Vec<(SectorNumber, Landing, Option<Checked>)>),
+    Doubted {
+        number: SectorNumber,
+        landing: Landing,
+        stands: Checked,
+        event: Box<SectorEvent>,
+    },
     Pledged {
         placed: Vec<AgentId>,
         pledged: Result<Pledged, CommandError>,
@@ -144,6 +152,7 @@ pub(super) struct Term {
     /// Those of them not looked for at this head yet.
     pub(super) unsearched: BTreeSet<SectorNumber>,
     pub(super) searching: bool,
+    pub(super) landings: Landings,
     /// Effects that wait for a head.
     pub(super) at_epoch: BTreeMap<ChainEpoch, Vec<(SectorNumber, Effect)>>,
     pub(super) rests: BTreeSet<(Timestamp, SectorNumber)>,
@@ -168,8 +177,11 @@ impl Term {
         let stop_consumer = CancellationToken::new();
         let consumer =
             spawn_consumer(io.bus.clone(), io.hub(), sender, io.crash.clone(), stop_consumer.clone());
+        let heads = io.chain.heads();
+        let landings = Landings::new(&heads.borrow());
         let mut term = Self {
-            heads: io.chain.heads(),
+            heads,
+            landings,
             members,
             slots: BTreeMap::new(),
             tasks: JoinSet::new(),
@@ -199,6 +211,7 @@ impl Term {
         term.meet_agents();
         term.search();
         term.look_again();
+        term.check_landings();
         term
     }
 
@@ -228,6 +241,7 @@ impl Term {
                 break Ended::Deposed;
             }
             self.search();
+            self.check_landings();
         };
         self.end().await;
         ended
@@ -339,7 +353,7 @@ impl Term {
             }
             Done::Found(records) => self.take_found(records),
             Done::Asked { number, effect, answer } => match answer.map(|answer| *answer) {
-                Some(Answer::Event(event)) => self.offer(number, event, Waiting::Nobody),
+                Some(Answer::Event(event)) => self.take_answer(number, event),
                 Some(Answer::At(epoch)) => self.wait_for(epoch, number, *effect),
                 None => {}
             },
@@ -347,8 +361,12 @@ impl Term {
                 self.searching = false;
                 for (number, event) in found {
                     self.forget_waits(number);
-                    self.offer(number, event, Waiting::Nobody);
+                    self.take_answer(number, event);
                 }
+            }
+            Done::Checked(checked) => self.take_checked(checked),
+            Done::Doubted { number, landing, stands, event } => {
+                self.take_doubted(number, landing, stands, *event);
             }
             Done::Pledged { placed, pledged, reply } => self.take_pledged(&placed, pledged, reply),
             Done::AgentReady => {}
@@ -366,6 +384,7 @@ impl Term {
                 }
                 slot.revision = revision;
                 slot.record = next.clone();
+                self.landings.note(&next, self.io.chain.policy());
                 self.forget_waits(number);
                 self.carry_out(number, &sector::effects(&next));
             }

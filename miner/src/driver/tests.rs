@@ -20,6 +20,7 @@ use super::*;
 use crate::chain::dev::{DevChain, DevChainConfig, DevChainSetup};
 use crate::chain::verifier::NullVerifier;
 
+mod reorgs;
 mod take_over;
 
 const MINER: MinerId = MinerId(1000);

@@ -41,8 +41,9 @@ impl Term {
 
     fn ask(&mut self, number: SectorNumber, effect: Effect) {
         let io = self.io.clone();
+        let rests_on = self.slots.get(&number).and_then(|slot| sector::landing(&slot.record));
         self.tasks.spawn(async move {
-            let answer = io.ask_chain(&effect).await.map(Box::new);
+            let answer = io.ask_chain(&effect, rests_on).await.map(Box::new);
             Done::Asked { number, effect: Box::new(effect), answer }
         });
     }
@@ -57,7 +58,9 @@ impl Term {
     }
 
     pub(super) fn take_head(&mut self) {
-        let head = self.heads.borrow_and_update().epoch;
+        let head = *self.heads.borrow_and_update();
+        self.landings.take_head(&head, self.io.chain.policy());
+        let head = head.epoch;
         self.unsearched.extend(self.watched.keys());
         let later = self.at_epoch.split_off(&(head + 1));
         for (number, effect) in std::mem::replace(&mut self.at_epoch, later).into_values().flatten() {

@@ -352,7 +352,7 @@ impl SectorRecord {
         self.state.is_settled()
     }
 
-    /// Whether nothing but an operator's removal moves it any more.
+    /// Whether nothing but an operator's removal or a reorg moves it any more.
     pub const fn is_final(&self) -> bool {
         matches!(self.state, SectorState::Proving { .. } | SectorState::Removed)
     }

@@ -14,6 +14,9 @@ use super::*;
 use crate::chain::ExitCode;
 use crate::chain::verifier::{NullVerifier, SealClaim, Verdict, VerifyError};
 
+#[path = "reorg_tests.rs"]
+mod reorgs;
+
 const MINER: MinerId = MinerId(1000);
 const PROOF: SealProof = SealProof::StackedDrg2KiBV1_1;
 
@@ -108,7 +111,7 @@ async fn prove_commit(chain: &DevChain, number: u64, info: &PreCommitInfo) -> La
 async fn epochs_follow_the_clock_and_those_nobody_saw_are_skipped() {
     let clock = virtual_clock();
     let chain = open(&clock, None).await;
-    assert_eq!(chain.head().await.unwrap(), Head { epoch: 0, at: clock.now() });
+    assert_eq!(chain.head().await.unwrap(), Head { epoch: 0, at: clock.now(), reorgs: Reorgs::default() });
     let mut heads = chain.heads();
     for epoch in 1..4 {
         heads.changed().await.unwrap();

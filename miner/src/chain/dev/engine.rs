@@ -12,13 +12,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::Shared;
 use super::genesis::Genesis;
 use super::journal::{Journal, JournalError};
 use super::ledger::{Body, Refusal};
 use super::state::{Judged, POOL_MESSAGES_MAX, Record, State};
+use super::{Reorged, Shared};
 use crate::chain::verifier::{SealClaim, SealVerifier};
-use crate::chain::{ChainEpoch, ChainError, ChainMessageId, Head};
+use crate::chain::{ChainEpoch, ChainError, ChainMessageId, Reorgs};
 
 /// Pushes taken together, and so synced together.
 const PUSHES_TOGETHER_MAX: usize = 256;
@@ -34,6 +34,13 @@ pub(super) struct Push {
     pub(super) reply: oneshot::Sender<Result<ChainMessageId, ChainError>>,
 }
 
+/// An order to replace the newest epochs.
+pub(super) struct ReorgAsk {
+    pub(super) epochs: ChainEpoch,
+    pub(super) drop_messages: bool,
+    pub(super) reply: oneshot::Sender<Result<Reorged, ChainError>>,
+}
+
 /// The chain's only writer.
 pub(super) struct Engine {
     pub(super) shared: Arc<Shared>,
@@ -41,8 +48,9 @@ pub(super) struct Engine {
     pub(super) journal: Journal,
     pub(super) verifier: Arc<dyn SealVerifier>,
     pub(super) clock: Clock,
-    pub(super) heads: watch::Sender<Head>,
+    pub(super) heads: watch::Sender<crate::chain::Head>,
     pub(super) pushes: mpsc::Receiver<Push>,
+    pub(super) reorgs: mpsc::Receiver<ReorgAsk>,
     pub(super) stop: CancellationToken,
 }
 
@@ -61,6 +69,7 @@ impl Engine {
                 biased;
                 () = self.stop.cancelled() => return,
                 _ = self.pushes.recv_many(&mut taken, PUSHES_TOGETHER_MAX) => self.accept(&mut taken).await,
+                Some(asked) = self.reorgs.recv() => self.reorg(asked).await,
                 () = tokio::time::sleep(wait) => Ok(()),
             };
             let done = match done {
@@ -125,7 +134,32 @@ impl Engine {
             state.fold(&landed).expect("only waiting messages were judged, at a later epoch");
             state.advance(epoch);
         }
-        self.heads.send_replace(Head { epoch, at: self.genesis.time_of(epoch) });
+        self.heads.send_modify(|head| (head.epoch, head.at) = (epoch, self.genesis.time_of(epoch)));
+        Ok(())
+    }
+
+    /// Replaces the newest epochs up to the head.
+    async fn reorg(&mut self, asked: ReorgAsk) -> Result<(), JournalError> {
+        let ReorgAsk { epochs, drop_messages, reply } = asked;
+        let epoch = self.heads.borrow().epoch;
+        let from = epoch.saturating_sub(epochs).saturating_add(1);
+        let record = Record::Reorg { epoch, from, drop_messages };
+        let mut next = self.shared.read().clone();
+        let waiting = next.waiting().len();
+        if epochs < 1 || next.fold(&record).is_err() {
+            let finality = self.genesis.policy.finality;
+            let most = epoch.min(finality);
+            let reason = format!("{epochs} epochs cannot be replaced at epoch {epoch}, 1 to {most} can");
+            reply.send(Err(ChainError::Refused { reason })).ok();
+            return Ok(());
+        }
+        self.keep(std::slice::from_ref(&record)).await?;
+        let returned = next.waiting().len() - waiting;
+        let count = next.ledger().forks().len() as u64;
+        *write(&self.shared) = next;
+        self.heads.send_modify(|head| head.reorgs = Reorgs { count, from });
+        tracing::warn!(from, epoch, returned, drop_messages, "epochs of the dev chain were replaced");
+        reply.send(Ok(Reorged { from, epoch, returned })).ok();
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use sealfarm_common::sector::{MinerId, ProverKind, SealProof, SectorSize};
 use serde::{Deserialize, Serialize};
 
 use crate::chain::randomness::{self, Tag};
-use crate::chain::{ChainEpoch, Policy};
+use crate::chain::{ChainEpoch, Policy, default_confidence, default_finality};
 
 /// Journals of another version are not read.
 pub const JOURNAL_VERSION: u32 = 1;
@@ -49,11 +49,15 @@ pub struct DevChainConfig {
     pub challenge_delay: Option<ChainEpoch>,
     /// All other constants: `2k` unless set, or `mainnet`.
     pub profile: Profile,
+    /// [`Policy::confidence`]; a key of `[Chain]`, because it is the miner's and not the chain's.
+    #[serde(skip)]
+    pub confidence: Option<ChainEpoch>,
 }
 
 impl Default for DevChainConfig {
     fn default() -> Self {
-        Self { epoch_duration: Duration::from_secs(1), challenge_delay: None, profile: Profile::default() }
+        let (epoch_duration, profile) = (Duration::from_secs(1), Profile::default());
+        Self { epoch_duration, challenge_delay: None, profile, confidence: None }
     }
 }
 
@@ -95,6 +99,8 @@ impl DevChainConfig {
             min_sector_life: 180 * EPOCHS_IN_DAY,
             max_expiration_ahead: 1_278 * EPOCHS_IN_DAY,
             default_expiration_ahead: 540 * EPOCHS_IN_DAY - 2 * EPOCHS_IN_DAY,
+            confidence: self.confidence.unwrap_or(default_confidence()),
+            finality: default_finality(),
         })
     }
 }
@@ -112,6 +118,15 @@ pub fn wallets(miner: MinerId) -> Wallets {
         Some(ActorAddress::of_bls_key(&key))
     };
     Wallets { owner: wallet("owner"), worker: wallet("worker") }
+}
+
+/// What randomness is drawn from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The tickets of blocks.
+    Ticket,
+    /// The random beacon.
+    Beacon,
 }
 
 /// The first record of a dev chain: everything that is fixed for its life.
@@ -167,23 +182,52 @@ impl Genesis {
         self.sector_size.seal_proof()
     }
 
-    /// The ticket a replica is bound to when it was drawn at `epoch`.
+    /// The ticket a replica is bound to when it was drawn at `epoch`, where that was never replaced.
     pub fn ticket(&self, epoch: ChainEpoch) -> Ticket {
-        Ticket(self.draw(Tag::SealRandomness, "ticket", epoch))
+        self.ticket_on(epoch, 0)
     }
 
-    /// The seed of `epoch`.
+    /// The seed of `epoch`, where that was never replaced.
     pub fn seed(&self, epoch: ChainEpoch) -> Seed {
-        Seed(self.draw(Tag::InteractiveSealChallengeSeed, "beacon", epoch))
+        self.seed_on(epoch, 0)
     }
 
-    fn draw(&self, tag: Tag, source: &str, epoch: ChainEpoch) -> [u8; 32] {
-        // Stands where a block's ticket or a beacon entry does on a real chain.
-        let mut base = format!("sealfarm dev chain {source}").into_bytes();
+    /// The ticket of `epoch` after it was replaced `fork` times.
+    pub fn ticket_on(&self, epoch: ChainEpoch, fork: u64) -> Ticket {
+        let entropy = randomness::miner_entropy(self.miner);
+        Ticket(self.draw(Source::Ticket, Tag::SealRandomness as i64, epoch, fork, &entropy))
+    }
+
+    /// The seed of `epoch` after it was replaced `fork` times.
+    pub fn seed_on(&self, epoch: ChainEpoch, fork: u64) -> Seed {
+        let entropy = randomness::miner_entropy(self.miner);
+        Seed(self.draw(Source::Beacon, Tag::InteractiveSealChallengeSeed as i64, epoch, fork, &entropy))
+    }
+
+    /// Draws for a purpose (`tag`, as in [`Tag`]) and an entropy, from what `source` holds at `epoch`
+    /// after that was replaced `fork` times.
+    pub fn draw(&self, source: Source, tag: i64, epoch: ChainEpoch, fork: u64, entropy: &[u8]) -> [u8; 32] {
+        let name = match source {
+            Source::Ticket => "ticket",
+            Source::Beacon => "beacon",
+        };
+        randomness::draw(tag, &self.base(name, epoch, fork), epoch, entropy)
+    }
+
+    /// 32 bytes that name the block of `epoch` after it was replaced `fork` times.
+    pub fn block(&self, epoch: ChainEpoch, fork: u64) -> [u8; 32] {
+        self.base("block", epoch, fork)
+    }
+
+    /// Stands where a block's ticket or a beacon entry does on a real chain.
+    fn base(&self, name: &str, epoch: ChainEpoch, fork: u64) -> [u8; 32] {
+        let mut base = format!("sealfarm dev chain {name}").into_bytes();
         base.extend(self.rng_seed.0);
         base.extend(epoch.to_be_bytes());
-        let base = randomness::blake2b256(&base);
-        randomness::draw(tag, &base, epoch, &randomness::miner_entropy(self.miner))
+        if fork > 0 {
+            base.extend(fork.to_be_bytes());
+        }
+        randomness::blake2b256(&base)
     }
 
     /// The epoch at `now`; 0 before genesis.

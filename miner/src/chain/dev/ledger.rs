@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fvm_shared::econ::TokenAmount;
 use fvm_shared::error::ExitCode as ActorExitCode;
-use sealfarm_common::commitment::CommR;
+use sealfarm_common::commitment::{CommR, Seed, Ticket};
 use sealfarm_common::sector::{SealProof, SectorId, SectorNumber};
 use serde::{Deserialize, Serialize};
 
@@ -186,6 +186,8 @@ pub struct Ledger {
     open: BTreeSet<(ChainEpoch, SectorNumber)>,
     sectors: BTreeMap<SectorNumber, SectorOnChain>,
     funds: Funds,
+    /// The first epoch that each reorg replaced.
+    forks: Vec<ChainEpoch>,
 }
 
 impl Ledger {
@@ -206,7 +208,33 @@ impl Ledger {
             open: BTreeSet::new(),
             sectors: BTreeMap::new(),
             funds,
+            forks: Vec::new(),
         }
+    }
+
+    /// The first epoch that each reorg replaced, in the order they happened.
+    pub fn forks(&self) -> &[ChainEpoch] {
+        &self.forks
+    }
+
+    /// How often `epoch` was replaced; later epochs differ with those they follow.
+    pub fn fork_at(&self, epoch: ChainEpoch) -> u64 {
+        self.forks.iter().filter(|from| **from <= epoch).count() as u64
+    }
+
+    /// The ticket of `epoch` as the chain now has it.
+    pub fn ticket(&self, epoch: ChainEpoch) -> Ticket {
+        self.genesis.ticket_on(epoch, self.fork_at(epoch))
+    }
+
+    /// The seed of `epoch` as the chain now has it.
+    pub fn seed(&self, epoch: ChainEpoch) -> Seed {
+        self.genesis.seed_on(epoch, self.fork_at(epoch))
+    }
+
+    /// All epochs from `from` on are others from now on. What landed there is not undone by this.
+    pub fn fork(&mut self, from: ChainEpoch) {
+        self.forks.push(from);
     }
 
     /// What is fixed.
@@ -296,8 +324,8 @@ impl Ledger {
             proof: info.proof,
             comm_d: cc_comm_d(self.genesis.sector_size),
             comm_r: info.comm_r,
-            ticket: self.genesis.ticket(info.ticket_epoch),
-            seed: self.genesis.seed(policy.seed_epoch(info.epoch)),
+            ticket: self.ticket(info.ticket_epoch),
+            seed: self.seed(policy.seed_epoch(info.epoch)),
             bytes: params.proof.clone(),
         })
     }

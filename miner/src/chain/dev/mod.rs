@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::commitment::Seed;
 use sealfarm_common::sector::{MinerId, SectorNumber, SectorSize};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,7 @@ pub use self::genesis::{ConfigError, DevChainConfig, Genesis, Profile, wallets};
 pub use self::journal::JournalError;
 pub use self::ledger::{Funds, Ledger};
 
-use self::engine::{Engine, Push};
+use self::engine::{Engine, Push, ReorgAsk};
 use self::genesis::JOURNAL_VERSION;
 use self::journal::Journal;
 use self::ledger::Body;
@@ -34,7 +35,7 @@ use self::state::{OutOfPlace, Record, State};
 use super::verifier::SealVerifier;
 use super::{
     Chain, ChainEpoch, ChainError, ChainMessageId, Head, Landed, Policy, PreCommitInfo, PreCommitParams,
-    ProveCommitParams, SectorOnChain, TicketDraw,
+    ProveCommitParams, Reorgs, SectorOnChain, TicketDraw,
 };
 
 /// Pushes that wait for the engine; more wait at the caller.
@@ -108,9 +109,21 @@ pub struct DevChain {
     shared: Arc<Shared>,
     policy: Policy,
     pushes: mpsc::Sender<Push>,
+    reorgs: mpsc::Sender<ReorgAsk>,
     heads: watch::Receiver<Head>,
     stop: CancellationToken,
     engine: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What a reorg did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reorged {
+    /// The first epoch replaced.
+    pub from: ChainEpoch,
+    /// The last one: the head.
+    pub epoch: ChainEpoch,
+    /// Messages that wait again.
+    pub returned: usize,
 }
 
 /// What the engine writes and the handle reads.
@@ -162,9 +175,12 @@ impl DevChain {
         let genesis = state.ledger().genesis().clone();
         let epoch = genesis.epoch_at(clock.now()).max(state.ledger().epoch());
         state.advance(epoch);
-        let (head_sender, heads) = watch::channel(Head { epoch, at: genesis.time_of(epoch) });
+        let forks = state.ledger().forks();
+        let reorgs = Reorgs { count: forks.len() as u64, from: forks.last().copied().unwrap_or_default() };
+        let (head_sender, heads) = watch::channel(Head { epoch, at: genesis.time_of(epoch), reorgs });
         let shared = Arc::new(Shared { state: RwLock::new(state), failed: OnceLock::new() });
         let (pushes, receiver) = mpsc::channel(PUSHES_WAITING_MAX);
+        let (reorgs, reorgs_asked) = mpsc::channel(1);
         let stop = CancellationToken::new();
         let engine = Engine {
             shared: Arc::clone(&shared),
@@ -174,10 +190,11 @@ impl DevChain {
             clock,
             heads: head_sender,
             pushes: receiver,
+            reorgs: reorgs_asked,
             stop: stop.clone(),
         };
         let engine = Mutex::new(Some(engine.start()));
-        Ok(Self { shared, policy, pushes, heads, stop, engine })
+        Ok(Self { shared, policy, pushes, reorgs, heads, stop, engine })
     }
 
     /// Stops the chain and waits until its files are free. What was pushed is kept.
@@ -187,6 +204,18 @@ impl DevChain {
             // A panic of the engine has been printed where it happened.
             drop(engine.await);
         }
+    }
+
+    /// Replaces the newest `epochs` epochs, the head's included: their tickets and seeds change, and what
+    /// had landed there waits again, or is thrown away. The head's height stays.
+    ///
+    /// # Errors
+    /// [`ChainError::Refused`] for more epochs than there are, or than finality allows.
+    pub async fn reorg(&self, epochs: ChainEpoch, drop_messages: bool) -> Result<Reorged, ChainError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.reorgs.send(ReorgAsk { epochs, drop_messages, reply }).await;
+        sent.map_err(|_| self.shared.stopped())?;
+        answer.await.unwrap_or_else(|_| Err(self.shared.stopped()))
     }
 
     /// What is fixed for the chain's life.
@@ -242,7 +271,7 @@ impl Chain for DevChain {
     async fn draw_ticket(&self) -> Result<TicketDraw, ChainError> {
         let state = self.state()?;
         let epoch = (self.heads.borrow().epoch - self.policy.ticket_lookback).max(0);
-        Ok(TicketDraw { ticket: state.ledger().genesis().ticket(epoch), epoch })
+        Ok(TicketDraw { ticket: state.ledger().ticket(epoch), epoch })
     }
 
     async fn draw_seed(&self, epoch: ChainEpoch) -> Result<Seed, ChainError> {
@@ -251,7 +280,7 @@ impl Chain for DevChain {
         if self.heads.borrow().epoch < ready {
             return Err(ChainError::NotYet { epoch: ready });
         }
-        Ok(state.ledger().genesis().seed(epoch))
+        Ok(state.ledger().seed(epoch))
     }
 
     async fn sector_allocated(&self, number: SectorNumber) -> Result<bool, ChainError> {

@@ -2,7 +2,7 @@
 //!
 //! Pure. A state is the fold of its records, and the journal holds exactly those.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use cid::Cid;
 use cid::multihash::Multihash;
@@ -39,6 +39,16 @@ pub enum Record {
         /// Which.
         messages: Vec<Judged>,
     },
+    /// The newest epochs were replaced, all from `from` to `epoch`.
+    Reorg {
+        /// The head.
+        epoch: ChainEpoch,
+        /// The first epoch replaced.
+        from: ChainEpoch,
+        /// Whether what had landed there is gone; else it waits again.
+        #[serde(default)]
+        drop_messages: bool,
+    },
 }
 
 /// A message as it lands, with what the verifier said of its proof.
@@ -71,6 +81,28 @@ pub enum OutOfPlace {
         /// Of the ledger.
         after: ChainEpoch,
     },
+    /// What is final is never replaced.
+    #[error(
+        "epochs from {from} to {epoch} cannot be replaced: the chain is at {head}, final up to {last_final}"
+    )]
+    NoReorg {
+        /// The first to be replaced.
+        from: ChainEpoch,
+        /// The last.
+        epoch: ChainEpoch,
+        /// Of the ledger.
+        head: ChainEpoch,
+        /// The last epoch that stays.
+        last_final: ChainEpoch,
+    },
+}
+
+/// Messages that landed together and may still be taken back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Recent {
+    epoch: ChainEpoch,
+    /// With their nonces, and what the verifier said.
+    messages: Vec<(u64, ChainMessageId, Body, Option<Verdict>)>,
 }
 
 /// The chain's state and its pool.
@@ -82,13 +114,23 @@ pub struct State {
     messages: HashMap<Uuid, ChainMessageId>,
     nonces: HashMap<ChainMessageId, u64>,
     landed: HashMap<ChainMessageId, Landed>,
+    /// What a reorg may take back, oldest first.
+    recent: VecDeque<Recent>,
+    /// The ledger without what is recent.
+    last_final: Ledger,
+    /// Messages that a reorg threw away.
+    dropped: HashSet<ChainMessageId>,
 }
 
 impl State {
     /// The state at epoch 0.
     pub fn new(genesis: Genesis) -> Self {
+        let ledger = Ledger::new(genesis);
         Self {
-            ledger: Ledger::new(genesis),
+            last_final: ledger.clone(),
+            recent: VecDeque::new(),
+            dropped: HashSet::new(),
+            ledger,
             pool: BTreeMap::new(),
             messages: HashMap::new(),
             nonces: HashMap::new(),
@@ -111,9 +153,9 @@ impl State {
         self.messages.get(uuid)
     }
 
-    /// `None` for an unknown message, `Some(None)` for one that waits.
+    /// `None` for a message that is unknown or was thrown away, `Some(None)` for one that waits.
     pub fn landed(&self, id: &ChainMessageId) -> Option<Option<&Landed>> {
-        self.nonces.get(id).map(|_| self.landed.get(id))
+        self.nonces.get(id).filter(|_| !self.dropped.contains(id)).map(|_| self.landed.get(id))
     }
 
     /// Goes on to `epoch` without a message.
@@ -130,6 +172,7 @@ impl State {
             Record::Genesis(_) => Err(OutOfPlace::SecondGenesis),
             Record::Accepted { uuid, message } => self.accept(*uuid, message),
             Record::Landed { epoch, messages } => self.land(*epoch, messages),
+            Record::Reorg { epoch, from, drop_messages } => self.reorg(*epoch, *from, *drop_messages),
         }
     }
 
@@ -156,12 +199,57 @@ impl State {
                 return Err(OutOfPlace::NotWaiting(judged.id.clone()));
             }
         }
+        let mut recent = Recent { epoch, messages: Vec::with_capacity(messages.len()) };
         for Judged { id, verdict } in messages {
-            let Some((_, body)) = self.nonces.get(id).and_then(|nonce| self.pool.remove(nonce)) else {
-                continue;
-            };
+            let Some(nonce) = self.nonces.get(id).copied() else { continue };
+            let Some((_, body)) = self.pool.remove(&nonce) else { continue };
             let exit = self.ledger.apply(&body, verdict.as_ref(), epoch);
             self.landed.insert(id.clone(), Landed { epoch, exit });
+            recent.messages.push((nonce, id.clone(), body, verdict.clone()));
+        }
+        if !recent.messages.is_empty() {
+            self.recent.push_back(recent);
+            self.settle(epoch);
+        }
+        Ok(())
+    }
+
+    /// Moves what is final at `epoch` out of reach of reorgs.
+    fn settle(&mut self, epoch: ChainEpoch) {
+        let finality = self.ledger.genesis().policy.finality;
+        while self.recent.front().is_some_and(|oldest| oldest.epoch + finality < epoch) {
+            let Some(oldest) = self.recent.pop_front() else { return };
+            for (_, _, body, verdict) in &oldest.messages {
+                self.last_final.apply(body, verdict.as_ref(), oldest.epoch);
+            }
+        }
+    }
+
+    fn reorg(&mut self, epoch: ChainEpoch, from: ChainEpoch, drop_messages: bool) -> Result<(), OutOfPlace> {
+        let head = self.ledger.epoch();
+        let finality = self.ledger.genesis().policy.finality;
+        let last_final = self.last_final.epoch().max(epoch - finality);
+        if epoch < head || from > epoch || from <= last_final {
+            return Err(OutOfPlace::NoReorg { from, epoch, head, last_final });
+        }
+        self.last_final.fork(from);
+        let mut ledger = self.last_final.clone();
+        let stay = self.recent.partition_point(|recent| recent.epoch < from);
+        let taken_back = self.recent.split_off(stay);
+        for Recent { epoch, messages } in &self.recent {
+            for (_, _, body, verdict) in messages {
+                ledger.apply(body, verdict.as_ref(), *epoch);
+            }
+        }
+        ledger.advance(epoch);
+        self.ledger = ledger;
+        for (nonce, id, body, _) in taken_back.into_iter().flat_map(|recent| recent.messages) {
+            self.landed.remove(&id);
+            if drop_messages {
+                self.dropped.insert(id);
+            } else {
+                self.pool.insert(nonce, (id, body));
+            }
         }
         Ok(())
     }

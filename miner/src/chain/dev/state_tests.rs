@@ -24,6 +24,7 @@ enum Step {
     PreCommit { number: u64, ticket_age: i64, uuid: u8 },
     ProveCommit { number: u64, bytes: usize, uuid: u8 },
     Epochs { count: i64, valid: bool },
+    Reorg { epochs: i64, drop_messages: bool },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -37,6 +38,7 @@ fn step() -> impl Strategy<Value = Step> {
         (0_u64..6, prop_oneof![4 => Just(192_usize), 1 => Just(191)], any::<u8>())
             .prop_map(|(number, bytes, uuid)| Step::ProveCommit { number, bytes, uuid }),
         (epochs, any::<bool>()).prop_map(|(count, valid)| Step::Epochs { count, valid }),
+        (1_i64..6, any::<bool>()).prop_map(|(epochs, drop_messages)| Step::Reorg { epochs, drop_messages }),
     ]
 }
 
@@ -80,6 +82,12 @@ fn run(state: &mut State, journal: &mut Vec<Record>, step: &Step) {
                 journal.push(record);
             }
         }
+        Step::Reorg { epochs, drop_messages } => {
+            let record = Record::Reorg { epoch, from: epoch - epochs + 1, drop_messages };
+            if state.fold(&record).is_ok() {
+                journal.push(record);
+            }
+        }
     }
 }
 
@@ -110,7 +118,8 @@ proptest! {
             let sum = &funds.balance + &funds.deposits + &funds.pledged + &funds.burnt;
             prop_assert_eq!(sum, genesis().balance);
             prop_assert!(funds.balance >= TokenAmount::from_atto(0));
-            prop_assert!(allocated.is_subset(state.ledger().allocated()));
+            let taken_back = matches!(step, Step::Reorg { .. });
+            prop_assert!(taken_back || allocated.is_subset(state.ledger().allocated()));
             for number in state.ledger().allocated() {
                 let both = state.ledger().pre_commit(*number).is_some() && state.ledger().sector(*number).is_some();
                 prop_assert!(!both, "sector {} is pre-committed and proven", number);
