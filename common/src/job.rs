@@ -7,11 +7,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::commitment::{CommD, CommR, SealProofBytes, Seed, Ticket};
+use crate::commitment::{CommD, CommR, Digest, SealProofBytes, Seed, Ticket};
 use crate::failure::Failure;
 use crate::name::name;
 use crate::sector::{ProverKind, SealProof, SectorId};
-use crate::task::TaskKind;
+use crate::task::{TaskKind, TaskOutput, WorkerId};
 
 /// The number that outdates older attempts at a sector: a result with a lower one is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -136,6 +136,35 @@ pub struct Job {
     /// What is asked for.
     #[serde(flatten)]
     pub ask: JobAsk,
+    /// Outputs that were found wrong: they answer nothing, and their phases run again. No part of the
+    /// id: whoever adds one raises the fence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub distrusts: Vec<Distrust>,
+}
+
+/// An output of a phase that was found wrong after it was recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Distrust {
+    /// The phase.
+    pub task: TaskKind,
+    /// Who made it, where that is known: benched for this kind of task where the miner says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerId>,
+    /// [`TaskOutput::digest`] of it, as the miner knows it; or, within the site,
+    /// [`PhaseRecord::digest`](crate::manifest::PhaseRecord::digest), which names one run of the phase.
+    pub output: Digest,
+}
+
+/// Distrusts that one job carries at most: the latest count.
+pub const DISTRUSTS_MAX: usize = 8;
+
+impl Distrust {
+    /// What the last phase of a job gave is wrong. `phases` says who ran it.
+    pub fn of(output: &JobOutput, phases: &BTreeMap<TaskKind, PhaseReport>) -> Self {
+        let (task, of_task) = output.of_task();
+        let worker = phases.get(&task).and_then(|report| report.worker.parse().ok());
+        Self { task, worker, output: of_task.digest() }
+    }
 }
 
 /// The namespace of the farm's UUIDv5 ids: UUIDv5 of the DNS name `sealfarm.invalid`.
@@ -156,7 +185,19 @@ impl Job {
         if let JobAsk::Commit { seed, comm_r, .. } = &ask {
             name.push_str(&format!(" {comm_r} {seed}"));
         }
-        Self { id: named_id(&name), sector, fence, deadline, ask }
+        Self { id: named_id(&name), sector, fence, deadline, ask, distrusts: Vec::new() }
+    }
+
+    /// The same job, which trusts none of these outputs; of too many the latest.
+    #[must_use]
+    pub fn distrusting(mut self, distrusts: impl IntoIterator<Item = Distrust>) -> Self {
+        for distrust in distrusts {
+            if !self.distrusts.contains(&distrust) {
+                self.distrusts.push(distrust);
+            }
+        }
+        self.distrusts.drain(..self.distrusts.len().saturating_sub(DISTRUSTS_MAX));
+        self
     }
 
     /// The kind of job, as in subjects.
@@ -201,6 +242,19 @@ pub enum JobOutput {
         /// What stays in the store.
         sizes: FinalSizes,
     },
+}
+
+impl JobOutput {
+    /// The same as the output of the job's last phase, which it is.
+    pub fn of_task(&self) -> (TaskKind, TaskOutput) {
+        match self.clone() {
+            Self::PreCommitted { comm_d, comm_r } => {
+                (TaskKind::PreCommit2, TaskOutput::Replicated { comm_d, comm_r })
+            }
+            Self::Proven { seed, proof } => (TaskKind::Commit2, TaskOutput::Proven { seed, proof }),
+            Self::Finalized { sizes } => (TaskKind::Finalize, TaskOutput::Finalized { sizes }),
+        }
+    }
 }
 
 /// How one phase of a job went: for the operator's table.
@@ -264,6 +318,20 @@ mod tests {
         assert_eq!(job(1, 7).id, job(1, 7).id);
         assert_ne!(job(1, 7).id, job(2, 7).id);
         assert_ne!(job(1, 7).id, job(1, 8).id);
+    }
+
+    #[test]
+    fn a_distrust_names_the_worker_of_the_last_phase_and_a_job_carries_the_latest() {
+        let output = JobOutput::PreCommitted { comm_d: CommD([1; 32]), comm_r: CommR([2; 32]) };
+        let report = PhaseReport { worker: "w-2".into(), seconds: 1.0 };
+        let distrust = Distrust::of(&output, &BTreeMap::from([(TaskKind::PreCommit2, report)]));
+        assert_eq!((distrust.task, distrust.worker.clone()), (TaskKind::PreCommit2, "w-2".parse().ok()));
+        let other = |n: u8| Distrust { output: Digest([n; 32]), ..distrust.clone() };
+        let careful = job(2, 7).distrusting((0..20).map(other)).distrusting([other(19)]);
+        assert_eq!(careful.distrusts, (12..20).map(other).collect::<Vec<_>>());
+        let json: serde_json::Value = serde_json::to_value(&careful).unwrap();
+        assert_eq!(serde_json::from_value::<Job>(json).unwrap(), careful);
+        assert_eq!(careful.id, job(2, 7).id);
     }
 
     #[test]

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::commitment::{Digest, ReplicaId};
-use crate::job::{Fence, Job, JobAsk, Sealing};
+use crate::job::{Distrust, Fence, Job, JobAsk, Sealing};
 use crate::sector::SectorId;
 use crate::task::{TaskKind, TaskOutput, WorkerId};
 
@@ -37,6 +38,15 @@ pub struct PhaseRecord {
     pub output: TaskOutput,
     /// The files it left.
     pub files: Vec<FileRecord>,
+}
+
+impl PhaseRecord {
+    /// SHA-256 of its JSON: names this run of the phase, whatever another run gives.
+    pub fn digest(&self) -> Digest {
+        // Nothing in a record can fail to be written as JSON.
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        Digest(Sha256::digest(json).into())
+    }
 }
 
 /// What is proven about one sector in one store.
@@ -99,12 +109,16 @@ impl Manifest {
 
     /// The record that answers `task` of `job`, if that phase is already proven.
     ///
-    /// A commit phase answers only the seed it was run with.
+    /// A commit phase answers only the seed it was run with. An output that the job distrusts answers
+    /// nothing, and neither does what rests on it.
     pub fn answer(&self, job: &Job, task: TaskKind) -> Option<&PhaseRecord> {
         if self.standing(job) != Standing::Same {
             return None;
         }
         let record = self.phases.get(&task)?;
+        if self.distrusted(job).is_some_and(|from| task >= from) {
+            return None;
+        }
         match (&job.ask, &record.output) {
             (
                 JobAsk::Commit { seed, .. },
@@ -112,6 +126,17 @@ impl Manifest {
             ) if seed != had => None,
             _ => Some(record),
         }
+    }
+
+    /// The first phase whose record `job` distrusts. It is to be run again, and so is all that rests
+    /// on it.
+    pub fn distrusted(&self, job: &Job) -> Option<TaskKind> {
+        let wrong = |distrust: &&Distrust| {
+            self.phases.get(&distrust.task).is_some_and(|record| {
+                distrust.output == record.output.digest() || distrust.output == record.digest()
+            })
+        };
+        job.distrusts.iter().filter(wrong).map(|distrust| distrust.task).min()
     }
 
     /// Records a finished phase. Later phases rest on it, so what was known of them is forgotten.
@@ -171,6 +196,31 @@ mod tests {
         assert!(manifest.answer(&commit(1, 1, 5), TaskKind::Commit2).is_some());
         assert!(manifest.answer(&commit(1, 1, 6), TaskKind::Commit2).is_none());
         assert!(manifest.answer(&commit(2, 2, 5), TaskKind::Commit2).is_none());
+    }
+
+    #[test]
+    fn what_is_distrusted_and_what_rests_on_it_answers_nothing() {
+        let mut manifest = Manifest::new(sector(), sealing(1), Fence(1));
+        let vanilla = record(TaskOutput::VanillaProven { seed: Seed([5; 32]), bytes: 10 });
+        manifest.record(TaskKind::Commit1, vanilla.clone());
+        let proven = TaskOutput::Proven { seed: Seed([5; 32]), proof: SealProofBytes(vec![0; 192]) };
+        manifest.record(TaskKind::Commit2, record(proven.clone()));
+        let wrong = |task, output| Distrust { task, worker: None, output };
+        let answers = |manifest: &Manifest, distrust| {
+            let job = commit(1, 1, 5).distrusting([distrust]);
+            [TaskKind::Commit1, TaskKind::Commit2].map(|kind| manifest.answer(&job, kind).is_some())
+        };
+        let by_output = wrong(TaskKind::Commit2, proven.digest());
+        assert_eq!(answers(&manifest, by_output.clone()), [true, false]);
+        let by_record = wrong(TaskKind::Commit1, vanilla.digest());
+        assert_eq!(answers(&manifest, by_record.clone()), [false, false]);
+        assert_eq!(answers(&manifest, wrong(TaskKind::Commit2, Digest([1; 32]))), [true, true]);
+        // Run again: the same output by another run is another record, another output another digest.
+        manifest.record(TaskKind::Commit1, PhaseRecord { seconds: 2.0, ..vanilla });
+        assert_eq!(answers(&manifest, by_record), [true, false]);
+        let other = TaskOutput::Proven { seed: Seed([5; 32]), proof: SealProofBytes(vec![1; 192]) };
+        manifest.record(TaskKind::Commit2, record(other));
+        assert_eq!(answers(&manifest, by_output), [true, true]);
     }
 
     #[test]

@@ -4,9 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::commitment::{CommD, CommR, SealProofBytes, Seed};
+use crate::commitment::{CommD, CommR, Digest, SealProofBytes, Seed};
 use crate::job::{FinalSizes, Job, JobKind, Outcome, named_id};
 use crate::name::name;
 
@@ -162,6 +163,46 @@ pub enum TaskOutput {
         /// What stays in the store.
         sizes: FinalSizes,
     },
+}
+
+impl TaskOutput {
+    /// SHA-256 of its JSON: names an output without repeating it.
+    pub fn digest(&self) -> Digest {
+        // Nothing in an output can fail to be written as JSON.
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        Digest(Sha256::digest(json).into())
+    }
+
+    /// What cannot be right about an output whatever the sector, found without computing anything.
+    ///
+    /// # Errors
+    /// A sentence with the value.
+    pub fn check_plausible(&self, proof: crate::sector::SealProof) -> Result<(), String> {
+        match self {
+            Self::Replicated { comm_r: CommR(bytes), .. } if *bytes == [0; 32] => {
+                Err("CommR is all zeros".to_owned())
+            }
+            Self::Replicated { comm_d, comm_r } if comm_d.0 == comm_r.0 => {
+                Err(format!("CommR is CommD, {comm_d}"))
+            }
+            Self::Proven { proof: bytes, .. } if bytes.0.len() != proof.proof_bytes() => {
+                Err(format!("the proof has {} bytes, {proof} has {}", bytes.0.len(), proof.proof_bytes()))
+            }
+            Self::Proven { proof: bytes, .. } if bytes.0.iter().all(|byte| *byte == 0) => {
+                Err("the proof is all zeros".to_owned())
+            }
+            Self::Finalized { sizes } if sizes.sealed_bytes != proof.sector_size().bytes() => Err(format!(
+                "the sealed file has {} bytes, a sector of {} has {}",
+                sizes.sealed_bytes,
+                proof.sector_size(),
+                proof.sector_size().bytes()
+            )),
+            Self::Finalized { sizes } if sizes.sealed_sha256.0 == [0; 32] => {
+                Err("the SHA-256 of the sealed file is all zeros".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The answer to a task. Stays on the LAN; carries its task.
