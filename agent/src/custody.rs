@@ -51,7 +51,7 @@ pub(crate) async fn place(
     while tries < PLACE_TRIES {
         match bus.publish(task_message(site, &task)?).await? {
             Published::Duplicate if anew && skipped < ROUNDS_SKIPPED_MAX => {
-                task = task.again(false);
+                task = task.again();
                 skipped += 1;
             }
             Published::Stored(_) | Published::Duplicate => return Ok((Placed::Stored, task)),
@@ -101,7 +101,13 @@ impl Shared {
     /// Takes a job, or says why it has to wait.
     async fn try_take(&self, job: &Job, delivery: &Delivery) -> Result<(), String> {
         let manifest = self.store().manifest(job.sector).map_err(|e| e.to_string())?;
-        let next = match plan::refusal(job, self.farm()) {
+        let refused = plan::refusal(job, self.farm());
+        let doubts = plan::doubts(job, manifest.as_ref());
+        if refused.is_none() {
+            self.bench_distrusted(job, &doubts);
+        }
+        let job = &job.clone().distrusting(doubts.into_iter().map(|doubt| doubt.distrust));
+        let next = match refused {
             Some(failure) => Next::Refuse(failure),
             None => plan::plan(job, manifest.as_ref(), self.now()),
         };

@@ -14,10 +14,10 @@ use jiff::Timestamp;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::job::{AgentId, Job, JobKind};
-use sealfarm_common::membership::{AgentInfo, FarmInfo};
+use sealfarm_common::membership::{AgentInfo, FarmInfo, SiteCondition};
 use sealfarm_common::retry::Backoff;
 use sealfarm_common::store::Store;
-use sealfarm_common::task::Task;
+use sealfarm_common::task::{Task, TaskKind, WorkerId};
 use sealfarm_nats::bus::{Bus, BusError, Message};
 use sealfarm_nats::consume::{self, PULL_WAIT, Source};
 use sealfarm_nats::outbox;
@@ -28,11 +28,15 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+mod benching;
+mod gate;
 mod hearing;
 mod preparing;
 
+use self::gate::{Figures, rounded};
 use self::hearing::{answer_joins, follow_progress, heard};
 use self::preparing::prepare;
+use crate::benches::Bench;
 use crate::flights::{Flights, TaskRow};
 use crate::site::{Roster, WorkerRow};
 
@@ -117,12 +121,27 @@ impl Handle {
 
     /// The workers heard of lately.
     pub fn workers(&self) -> Vec<WorkerRow> {
-        self.0.state().roster.rows()
+        self.0.state().roster.rows(self.0.clock.now())
+    }
+
+    /// Lifts what a worker is benched for, one kind or all; gives the kinds.
+    pub fn unbench(&self, worker: &WorkerId, task: Option<TaskKind>) -> Vec<TaskKind> {
+        self.0.unbench(worker, task)
+    }
+
+    /// The benches that hold.
+    pub fn benches(&self) -> Vec<Bench> {
+        self.0.state().roster.benches().active(self.0.clock.now()).cloned().collect()
     }
 
     /// The tasks of the site, queued and running.
     pub fn tasks(&self) -> Vec<TaskRow> {
-        self.0.state().flights.rows()
+        let (state, now) = (self.0.state(), self.0.clock.now());
+        let mut rows = state.flights.rows();
+        for row in rows.iter_mut().filter(|row| row.worker.is_none()) {
+            row.waits_for = state.roster.nobody_takes(row.task, now);
+        }
+        rows
     }
 
     /// Jobs in custody.
@@ -160,6 +179,7 @@ impl Handle {
 struct State {
     roster: Roster,
     flights: Flights,
+    figures: Figures,
     draining: bool,
 }
 
@@ -195,8 +215,9 @@ impl Shared {
             free_store_bytes: store.free_bytes().map_or(0, rounded),
             workers: BTreeMap::new(),
             draining: false,
+            condition: SiteCondition::default(),
         };
-        let roster = Roster::new(farm.clone(), store.identity().id);
+        let roster = Roster::new(farm.clone(), store.identity().id, benching::remembered(&store));
         Self {
             hub,
             site_bus,
@@ -206,7 +227,12 @@ impl Shared {
             clock,
             limits,
             crash,
-            state: Mutex::new(State { roster, flights: Flights::default(), draining: false }),
+            state: Mutex::new(State {
+                roster,
+                flights: Flights::default(),
+                figures: Figures::default(),
+                draining: false,
+            }),
             info: watch::Sender::new(info),
             ready: watch::Sender::new(false),
             stop: CancellationToken::new(),
@@ -270,31 +296,6 @@ impl Shared {
         self.freed.subscribe()
     }
 
-    /// Counts a job as being here, or says why another sector cannot begin. One that is here already
-    /// always goes on. Tells whether the job was here.
-    pub(crate) fn admit(&self, job: &Job) -> Result<bool, String> {
-        let (size, most) = (self.farm.sector_size, self.limits.sectors_in_flight_max as usize);
-        let free = self.store.free_bytes().map_err(|e| e.to_string())?;
-        let mut state = self.state();
-        let known = state.flights.contains(job.id);
-        if job.kind() == JobKind::PreCommit && !known {
-            let sealing = state.flights.sectors_in(JobKind::PreCommit);
-            // What those under way have yet to write is not known: a whole sector is kept free for each.
-            let needed = size.sealing_bytes(self.farm.prover).saturating_mul(sealing as u64 + 1);
-            if state.draining {
-                return Err("the agent is draining".to_owned());
-            } else if sealing >= most {
-                return Err(format!("{sealing} sectors are being sealed and MaxSectorsInFlight is {most}"));
-            } else if free < needed {
-                return Err(format!(
-                    "the store has {free} bytes free, and {sealing} {size} sectors under way and one more need {needed}"
-                ));
-            }
-        }
-        state.flights.began(job);
-        Ok(known)
-    }
-
     pub(crate) fn end_flight(&self, job: Uuid) {
         self.state().flights.ended(job);
         self.freed.send_modify(|count| *count = count.wrapping_add(1));
@@ -320,47 +321,6 @@ impl Shared {
     pub(crate) async fn post(&self, message: Message) -> Result<(), String> {
         outbox::post(self.site_bus(), &self.site, message).await.map(drop).map_err(|e| e.to_string())
     }
-
-    /// Brings what the agent says of itself up to date.
-    fn refresh(&self) {
-        let now = self.now();
-        let (forgotten, workers, draining) = {
-            let mut state = self.state();
-            (state.roster.forget(now), state.roster.per_kind(), state.draining)
-        };
-        for worker in forgotten {
-            tracing::warn!(%worker, "worker not heard of any more");
-        }
-        let free = match self.store.free_bytes() {
-            Ok(bytes) => Some(rounded(bytes)),
-            Err(error) => {
-                tracing::warn!(%error, "the store does not say how much is free");
-                None
-            }
-        };
-        self.info.send_if_modified(|info| {
-            let before = info.clone();
-            info.workers = workers;
-            info.draining = draining;
-            info.free_store_bytes = free.unwrap_or(info.free_store_bytes);
-            *info != before
-        });
-    }
-
-    fn room_for_jobs(&self, in_hand: usize) -> usize {
-        // Sealing sectors are bounded by the limit itself; the other half is for those that are proved
-        // and finalized, so that they never wait behind sealing ones.
-        let most = self.limits.sectors_in_flight_max as usize * 2;
-        most.saturating_sub(self.state().flights.count() + in_hand)
-    }
-}
-
-/// Free bytes as they are told: a change of less than a thousandth or so is not worth a write.
-fn rounded(bytes: u64) -> u64 {
-    const MIB: u64 = 1 << 20;
-    const GIB: u64 = 1 << 30;
-    let unit = if bytes >= 1024 * GIB { GIB } else { 16 * MIB };
-    if bytes < 1024 * MIB { bytes } else { bytes - bytes % unit }
 }
 
 async fn run(shared: Arc<Shared>) -> Result<(), DriverError> {

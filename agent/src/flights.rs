@@ -27,6 +27,9 @@ pub struct TaskRow {
     pub elapsed_s: Option<f64>,
     /// Since when it is queued, where this process has seen that.
     pub queued_since: Option<Timestamp>,
+    /// Why nobody takes it from its queue, where nobody can.
+    #[serde(default)]
+    pub waits_for: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -111,10 +114,8 @@ impl Flights {
     }
 
     /// Sectors in custody with a job of `kind`.
-    pub fn sectors_in(&self, kind: JobKind) -> usize {
-        let sectors: BTreeSet<_> =
-            self.jobs.values().filter(|flight| flight.kind == kind).map(|flight| flight.sector).collect();
-        sectors.len()
+    pub fn sectors_in(&self, kind: JobKind) -> BTreeSet<SectorNumber> {
+        self.jobs.values().filter(|flight| flight.kind == kind).map(|flight| flight.sector).collect()
     }
 
     /// The tasks, by sector.
@@ -133,6 +134,7 @@ impl Flights {
                     fraction: seen.and_then(|seen| seen.fraction),
                     elapsed_s: seen.map(|seen| seen.elapsed_s),
                     queued_since: flight.queued_since,
+                    waits_for: None,
                 })
             })
             .collect();
@@ -191,7 +193,7 @@ mod tests {
     fn progress_of_an_older_round_or_of_another_site_is_not_shown() {
         let mut flights = Flights::default();
         let old = Task::new(job(7), TaskKind::AddPiece, 0);
-        flights.queued(&old.again(true), None);
+        flights.queued(&old.again(), None);
         flights.progressed(progress(&old, 0.5, false));
         assert_eq!(flights.rows()[0].worker, None);
         flights.progressed(progress(&Task::new(job(8), TaskKind::AddPiece, 0), 0.5, false));
@@ -204,7 +206,7 @@ mod tests {
         flights.began(&job(7));
         flights.began(&job(7));
         flights.began(&job(8));
-        assert_eq!((flights.count(), flights.sectors_in(JobKind::PreCommit)), (2, 2));
-        assert_eq!(flights.sectors_in(JobKind::Commit), 0);
+        assert_eq!((flights.count(), flights.sectors_in(JobKind::PreCommit).len()), (2, 2));
+        assert_eq!(flights.sectors_in(JobKind::Commit).len(), 0);
     }
 }

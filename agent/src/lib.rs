@@ -5,12 +5,14 @@
 //! and the store do not: an agent can be killed and replaced at any moment.
 
 pub mod api;
+pub mod benches;
 pub mod cli;
 mod custody;
 pub mod driver;
 pub mod flights;
 pub mod plan;
 mod results;
+pub mod room;
 pub mod settings;
 pub mod site;
 pub mod site_server;

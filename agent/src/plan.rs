@@ -12,9 +12,12 @@
 //! | failure of a task | tries | then |
 //! |---|---|---|
 //! | infra | no end, longer and longer waits | - |
-//! | compute | 3 | the job fails |
-//! | invalid-output | 3, by whoever takes the next round | the job fails |
+//! | compute | 3, a fourth by another worker, then once from the phase before it, as many again | the job fails |
+//! | invalid-output | 3, each by another worker | the job fails |
 //! | input, deadline | 1 | the job fails |
+//!
+//! An output that cannot be right is a failure of class `invalid-output`, whatever the worker says of
+//! it: its record is distrusted, so that the phase runs again. The driver benches whoever made it.
 //!
 //! Results that come late or twice are harmless: the manifest says what is true, a phase it answers is
 //! never asked for again, and a round that was published before is the same message.
@@ -25,15 +28,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sealfarm_common::failure::{Failure, FailureClass};
 use sealfarm_common::job::{
-    AgentId, Fence, Job, JobAsk, JobKind, JobOutput, JobResult, Outcome, PhaseReport,
+    AgentId, Distrust, Fence, Job, JobAsk, JobKind, JobOutput, JobResult, Outcome, PhaseReport,
 };
+use sealfarm_common::join::HELLO_EVERY;
 use sealfarm_common::manifest::{Manifest, Standing};
 use sealfarm_common::membership::FarmInfo;
 use sealfarm_common::retry::Backoff;
-use sealfarm_common::task::{Task, TaskKind, TaskOutput, TaskResult};
+use sealfarm_common::task::{Task, TaskKind, TaskOutput, TaskResult, WorkerId};
 
 /// Tries of a task whose computation fails, or gives what does not verify.
 pub const TRIES_MAX: u32 = 3;
+/// Whoever gave a wrong output has heard by then that it is benched: two hellos.
+pub const BENCH_TOLD: Duration = Duration::from_secs(HELLO_EVERY.as_secs() * 2);
 /// A success that the manifest does not show yet is looked at so many times: on a network file system
 /// another machine's rename may be seen late.
 pub const LOOKS_MAX: u64 = 5;
@@ -183,8 +189,14 @@ pub enum AfterFailure {
     GiveUp(Failure),
 }
 
-/// What to do after `task` failed with `failure`.
-pub fn after_failure(task: &Task, failure: &Failure, now: Timestamp) -> AfterFailure {
+/// What to do after `task` failed with `failure` on `worker`, given what the store knows.
+pub fn after_failure(
+    task: &Task,
+    failure: &Failure,
+    worker: &WorkerId,
+    manifest: Option<&Manifest>,
+    now: Timestamp,
+) -> AfterFailure {
     if failure.class == FailureClass::Deadline {
         return AfterFailure::GiveUp(failure.clone());
     }
@@ -192,19 +204,73 @@ pub fn after_failure(task: &Task, failure: &Failure, now: Timestamp) -> AfterFai
         let reason = format!("{}; {} failed last: {failure}", too_late(&task.job).reason, task.task);
         return AfterFailure::GiveUp(Failure::new(FailureClass::Deadline, reason));
     }
-    let (spends, tries_before) = match failure.class {
-        FailureClass::Infra => (false, task.round.saturating_sub(task.tries_spent)),
-        FailureClass::Compute | FailureClass::InvalidOutput => (true, task.tries_spent),
+    let tries = task.tries_spent + 1;
+    let again = match failure.class {
         FailureClass::Input | FailureClass::Deadline => return AfterFailure::GiveUp(failure.clone()),
+        FailureClass::Infra => Some((task.again(), task.round.saturating_sub(task.tries_spent))),
+        FailureClass::Compute if tries <= TRIES_MAX => {
+            Some((task.again_after(worker, tries == TRIES_MAX), task.tries_spent))
+        }
+        FailureClass::Compute => phase_before(task, manifest).map(|earlier| (earlier, 0)),
+        FailureClass::InvalidOutput if tries < TRIES_MAX => {
+            Some((task.again_after(worker, true), task.tries_spent))
+        }
+        FailureClass::InvalidOutput => None,
     };
-    if spends && tries_before + 1 >= TRIES_MAX {
-        let reason = format!("{} failed {TRIES_MAX} times, last: {}", task.task, failure.reason);
+    let Some((again, nth)) = again else {
+        let reason = format!("{} failed {tries} times, last: {}", task.task, failure.reason);
         return AfterFailure::GiveUp(Failure::new(failure.class, reason));
+    };
+    let pause = Backoff::INFRA.delay(nth, jitter(task));
+    let told = if failure.class == FailureClass::InvalidOutput { BENCH_TOLD } else { Duration::ZERO };
+    AfterFailure::Retry { task: Box::new(again), delay: pause.max(told) }
+}
+
+/// The phase that `task` rests on within its job, to be run once more from there: the fault may lie in
+/// what it made. `None` where there is none, or where that was tried before.
+fn phase_before(task: &Task, manifest: Option<&Manifest>) -> Option<Task> {
+    let before = TaskKind::of_job(task.job.kind()).iter().copied().filter(|kind| *kind < task.task).last()?;
+    let record = manifest?.phases.get(&before)?;
+    if task.job.distrusts.iter().any(|distrust| distrust.task == before) {
+        return None;
     }
-    AfterFailure::Retry {
-        task: Box::new(task.again(spends)),
-        delay: Backoff::INFRA.delay(tries_before, jitter(task)),
+    // Nobody is to be benched for a suspicion: no worker is named.
+    let distrust = Distrust { task: before, worker: None, output: record.digest() };
+    Some(Task::new(task.job.clone().distrusting([distrust]), before, 0))
+}
+
+/// A finished phase whose output cannot be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doubt {
+    /// Its record, which is not to be trusted.
+    pub distrust: Distrust,
+    /// What is wrong with the output.
+    pub reason: String,
+}
+
+/// The phases of `job` that the manifest answers with what cannot be right.
+pub fn doubts(job: &Job, manifest: Option<&Manifest>) -> Vec<Doubt> {
+    let proof = job.ask.sealing().proof;
+    let doubt = |kind: &TaskKind| {
+        let record = manifest?.answer(job, *kind)?;
+        let reason = record.output.check_plausible(proof).err()?;
+        let (task, worker, output) = (*kind, Some(record.worker.clone()), record.digest());
+        Some(Doubt { distrust: Distrust { task, worker, output }, reason })
+    };
+    TaskKind::of_job(job.kind()).iter().filter_map(doubt).collect()
+}
+
+/// `result` as it is to be understood: an output that cannot be right is a failure, and its job does
+/// not trust the records that hold such outputs.
+pub fn judged(mut result: TaskResult, manifest: Option<&Manifest>) -> TaskResult {
+    let doubts = doubts(&result.task.job, manifest);
+    result.task.job = result.task.job.distrusting(doubts.into_iter().map(|doubt| doubt.distrust));
+    if let Outcome::Done(output) = &result.outcome
+        && let Err(reason) = output.check_plausible(result.task.job.ask.sealing().proof)
+    {
+        result.outcome = Outcome::Failed(Failure::new(FailureClass::InvalidOutput, reason));
     }
+    result
 }
 
 /// Spreads the retries of many tasks, the same way each time: 0 to 1 from the task's id.
@@ -226,7 +292,9 @@ pub enum Collision {
 /// What the task `stored` in the queue means for `ours`.
 pub fn collision(stored: &Task, ours: &Task) -> Collision {
     if stored.job.id == ours.job.id {
-        return if stored.round >= ours.round { Collision::Placed } else { Collision::InTheWay };
+        // Rounds are counted anew where a phase is run again because of a distrust.
+        let age = |task: &Task| (task.job.distrusts.len(), task.round);
+        return if age(stored) >= age(ours) { Collision::Placed } else { Collision::InTheWay };
     }
     if stored.job.fence > ours.job.fence { Collision::Outdated } else { Collision::InTheWay }
 }
@@ -265,7 +333,7 @@ pub enum Follow {
 ///
 /// A failed task is asked for again in two steps, so that the agent may be killed between any two:
 /// the result itself is handed back once with the delay, and when it comes again the next round is
-/// published. The stored result is the timer; nothing is remembered.
+/// published. The stored result is the timer; nothing is remembered. `result` is as [`judged`] gives it.
 pub fn follow(result: &TaskResult, manifest: Option<&Manifest>, delivered: u64, now: Timestamp) -> Follow {
     let task = &result.task;
     let next = match plan(&task.job, manifest, now) {
@@ -279,7 +347,7 @@ pub fn follow(result: &TaskResult, manifest: Option<&Manifest>, delivered: u64, 
                 Outcome::Failed(own) => own,
                 Outcome::Done(_) => return Follow::Report(Outcome::Failed(failure)),
             };
-            let verdict = match after_failure(task, own, now) {
+            let verdict = match after_failure(task, own, &result.worker, manifest, now) {
                 AfterFailure::GiveUp(verdict) => verdict,
                 AfterFailure::Retry { .. } => own.clone(),
             };
@@ -291,22 +359,23 @@ pub fn follow(result: &TaskResult, manifest: Option<&Manifest>, delivered: u64, 
         return Follow::Publish { task: Task::new(task.job.clone(), next, 0), anew: false };
     }
     match &result.outcome {
-        Outcome::Failed(failure) => match after_failure(task, failure, now) {
+        Outcome::Failed(failure) => match after_failure(task, failure, &result.worker, manifest, now) {
             AfterFailure::GiveUp(failure) => Follow::Report(Outcome::Failed(failure)),
             AfterFailure::Retry { delay, .. } if delivered <= 1 => Follow::Wait(delay),
-            AfterFailure::Retry { task: again, .. } if next == task.task => {
+            AfterFailure::Retry { task: again, .. } if again.task <= next => {
                 Follow::Publish { task: *again, anew: false }
             }
             AfterFailure::Retry { task: again, .. } => back_to(*again, next),
         },
         Outcome::Done(_) if delivered < LOOKS_MAX => Follow::Wait(LOOK_AGAIN),
-        Outcome::Done(_) => back_to(task.again(false), next),
+        Outcome::Done(_) => back_to(task.again(), next),
     }
 }
 
 /// The store does not have what the result says: an earlier phase, or the same, is run again.
 fn back_to(again: Task, next: TaskKind) -> Follow {
-    let task = Task { tries_spent: again.tries_spent, ..Task::new(again.job, next, again.round) };
+    let Task { tries_spent, failed_on, elsewhere, round, job, .. } = again;
+    let task = Task { tries_spent, failed_on, elsewhere, ..Task::new(job, next, round) };
     Follow::Publish { task, anew: true }
 }
 

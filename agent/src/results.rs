@@ -1,6 +1,7 @@
 //! Task results: each one leads to the next task or to the job's result, stored before it is acknowledged.
 
-use sealfarm_common::job::Job;
+use sealfarm_common::failure::FailureClass;
+use sealfarm_common::job::{Job, Outcome};
 use sealfarm_common::task::{Task, TaskResult};
 use sealfarm_nats::bus::Delivery;
 use sealfarm_nats::consume;
@@ -52,6 +53,8 @@ impl Shared {
     ) -> Result<Option<std::time::Duration>, String> {
         let job = &result.task.job;
         let manifest = self.store().manifest(job.sector).map_err(|e| e.to_string())?;
+        let result = &plan::judged(result.clone(), manifest.as_ref());
+        self.draw_conclusions(result);
         let follow = plan::follow(result, manifest.as_ref(), delivery.delivered, self.now());
         if let Follow::Drop(reason) = follow {
             self.drop_outdated(job, &reason);
@@ -70,6 +73,19 @@ impl Shared {
             }
             Follow::Wait(delay) => Ok(Some(delay)),
             Follow::Drop(_) => Ok(None),
+        }
+    }
+
+    /// What a failure says about its worker or about the store.
+    fn draw_conclusions(&self, result: &TaskResult) {
+        let Outcome::Failed(failure) = &result.outcome else { return };
+        let task = &result.task;
+        match failure.class {
+            FailureClass::InvalidOutput => {
+                self.bench(&result.worker, task.task, &task.id.to_string(), &failure.reason);
+            }
+            FailureClass::Infra if failure.is_for_want_of_room() => self.note_refusal(&failure.reason),
+            _ => {}
         }
     }
 
@@ -93,10 +109,10 @@ impl Shared {
     fn log_result(&self, result: &TaskResult) {
         let (sector, task) = (result.task.job.sector.number, &result.task);
         match &result.outcome {
-            sealfarm_common::job::Outcome::Done(_) => {
+            Outcome::Done(_) => {
                 tracing::info!(%sector, task = %task.id, phase = %task.task, worker = %result.worker, seconds = result.seconds, prover = %self.farm().prover, "phase finished");
             }
-            sealfarm_common::job::Outcome::Failed(failure) => {
+            Outcome::Failed(failure) => {
                 tracing::warn!(%sector, task = %task.id, phase = %task.task, round = task.round, worker = %result.worker, %failure, "phase failed");
             }
         }

@@ -55,4 +55,12 @@ impl Failure {
         }
         Self { class, reason }
     }
+
+    /// Whether the system refused to write because a file system is full or a quota used up, by the
+    /// words it has for that.
+    pub fn is_for_want_of_room(&self) -> bool {
+        ["No space left on device", "Disk quota exceeded", "os error 28", "os error 122"]
+            .iter()
+            .any(|words| self.reason.contains(words))
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::address::ActorAddress;
@@ -14,6 +15,9 @@ use crate::task::{TaskKind, WorkerId};
 pub const HELLO_EVERY: Duration = Duration::from_secs(5);
 /// A worker not heard of for so long is no longer counted.
 pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(16);
+
+/// What a worker gets no tasks of, because it gave what did not verify, and until when.
+pub type Benched = BTreeMap<TaskKind, Timestamp>;
 
 /// What a worker says of itself, first to join and then as a sign of life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +77,9 @@ pub enum JoinAnswer {
         farm: FarmInfo,
         /// The id of the site's store, to be compared with the one the worker has mounted.
         store: uuid::Uuid,
+        /// Kinds of task not to be pulled for now.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        benched: Benched,
     },
     /// Not with these settings.
     Refused {

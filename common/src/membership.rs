@@ -27,13 +27,32 @@ pub struct AgentInfo {
     pub prover: ProverKind,
     /// Jobs it takes at the same time, per kind; a kind that is missing is not taken.
     pub slots: BTreeMap<JobKind, u32>,
-    /// Bytes free in the site's store.
+    /// Bytes free in the site's store, less what the sectors under way have yet to write.
     pub free_store_bytes: u64,
     /// Workers it has heard of, per task kind.
     pub workers: BTreeMap<TaskKind, u32>,
     /// It finishes what it has and takes nothing new.
     #[serde(default)]
     pub draining: bool,
+    /// What keeps it from taking sectors, and what it keeps room for.
+    #[serde(default)]
+    pub condition: SiteCondition,
+}
+
+/// What keeps a site from working as its figures say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SiteCondition {
+    /// Why no sector is begun for now, as `the store is full: …`; `None` where nothing is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused: Option<String>,
+    /// Sectors under way whose room is kept: [`AgentInfo::free_store_bytes`] is what is left beside it.
+    pub reserved_sectors: u32,
+    /// Bytes that they have yet to write.
+    pub reserved_store_bytes: u64,
+    /// Workers that get no tasks of a kind for now, because they gave what did not verify.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub benched: BTreeMap<TaskKind, u32>,
 }
 
 /// What every part of a farm must agree on; written once, by the miner.
@@ -343,6 +362,7 @@ mod tests {
             free_store_bytes: 1 << 40,
             workers: BTreeMap::from([(TaskKind::PreCommit1, 2)]),
             draining: false,
+            condition: Default::default(),
         }
     }
 

@@ -103,22 +103,61 @@ pub struct Task {
     /// How many of the rounds before this one spent a try: failures of the surroundings do not.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub tries_spent: u32,
+    /// Workers on which rounds before this one spent a try; of many the latest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed_on: Vec<WorkerId>,
+    /// This round is meant for somebody who is not in `failed_on`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub elsewhere: bool,
     /// The job it is part of.
     pub job: Job,
 }
 
+/// Workers that a task remembers as having failed at it.
+pub const FAILED_ON_MAX: usize = 16;
+
 impl Task {
     /// A task whose id is derived from the rest.
     pub fn new(job: Job, task: TaskKind, round: u32) -> Self {
-        let id = named_id(&format!("task {} {task} {round}", job.id));
-        Self { id, task, round, tries_spent: 0, job }
+        let mut name = format!("task {} {task} {round}", job.id);
+        // What is run again because it was wrong is not what was run before.
+        for distrust in &job.distrusts {
+            name.push_str(&format!(" {}", distrust.output));
+        }
+        Self {
+            id: named_id(&name),
+            task,
+            round,
+            tries_spent: 0,
+            failed_on: Vec::new(),
+            elsewhere: false,
+            job,
+        }
     }
 
-    /// The next round of this task; `spends` tells whether the failure before it counts as a try.
+    /// The next round of this task, after a failure that spent no try.
     #[must_use]
-    pub fn again(&self, spends: bool) -> Self {
-        let tries_spent = self.tries_spent.saturating_add(u32::from(spends));
-        Self { tries_spent, ..Self::new(self.job.clone(), self.task, self.round.saturating_add(1)) }
+    pub fn again(&self) -> Self {
+        let next = Self::new(self.job.clone(), self.task, self.round.saturating_add(1));
+        let Self { tries_spent, failed_on, elsewhere, .. } = self.clone();
+        Self { tries_spent, failed_on, elsewhere, ..next }
+    }
+
+    /// The next round of this task, after `worker` has spent a try on it; `elsewhere`: not there again.
+    #[must_use]
+    pub fn again_after(&self, worker: &WorkerId, elsewhere: bool) -> Self {
+        let mut next = self.again();
+        next.tries_spent = next.tries_spent.saturating_add(1);
+        next.elsewhere |= elsewhere;
+        next.failed_on.retain(|known| known != worker);
+        next.failed_on.push(worker.clone());
+        next.failed_on.drain(..next.failed_on.len().saturating_sub(FAILED_ON_MAX));
+        next
+    }
+
+    /// Whether this round is meant for others than `worker`.
+    pub fn avoids(&self, worker: &WorkerId) -> bool {
+        self.elsewhere && self.failed_on.contains(worker)
     }
 }
 

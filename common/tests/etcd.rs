@@ -123,6 +123,7 @@ fn info(id: &str) -> AgentInfo {
         free_store_bytes: 0,
         workers: BTreeMap::new(),
         draining: false,
+        condition: Default::default(),
     }
 }
 

@@ -148,6 +148,7 @@ mod tests {
             free_store_bytes,
             workers: BTreeMap::new(),
             draining: false,
+            condition: Default::default(),
         }
     }
 

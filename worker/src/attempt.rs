@@ -41,6 +41,21 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// A killed phase is waited for so long; half of what the queue waits for a sign of life.
 pub const KILL_WITHIN: Duration = Duration::from_secs(ACK_WAIT.as_secs() / 2);
 
+/// A task that is meant for others is handed back so often; then somebody has to do it.
+pub const HAND_BACKS_MAX: u64 = 6;
+/// The waits between: two minutes in all.
+const LEFT_FOR: Backoff = Backoff { initial: Duration::from_secs(2), ceiling: Duration::from_secs(64) };
+
+/// How long `task`, delivered for the `delivered`-th time, is left to other workers than `worker`, on
+/// which it failed before; `None` where it is to be run here.
+pub fn left_to_others(task: &Task, worker: &WorkerId, delivered: u64) -> Option<Duration> {
+    let handed_back = delivered.saturating_sub(1);
+    if !task.avoids(worker) || handed_back >= HAND_BACKS_MAX {
+        return None;
+    }
+    Some(LEFT_FOR.delay(u32::try_from(handed_back).unwrap_or(u32::MAX), 1.0))
+}
+
 /// What an attempt is bound by. All durations count from the delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {

@@ -13,6 +13,7 @@ use sealfarm_common::clock::Clock;
 use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::failure::{Failure, FailureClass};
 use sealfarm_common::job::{AgentId, Outcome};
+use sealfarm_common::join::Benched;
 use sealfarm_common::membership::FarmInfo;
 use sealfarm_common::retry::Backoff;
 use sealfarm_common::store::Store;
@@ -28,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use self::registry::Registry;
-use crate::attempt::{Answer, Effect, Event, State, Terms, step};
+use crate::attempt::{Answer, Effect, Event, State, Terms, left_to_others, step};
 use crate::runner::{PhaseDone, PhaseRunner, ProgressSink, time_left};
 
 /// After a failure of its surroundings a worker keeps the permit for a while, so that it does not
@@ -58,6 +59,8 @@ pub struct Parts {
     pub grace: Duration,
     /// For the deadlines of jobs. Waits are on tokio's clock.
     pub clock: Clock,
+    /// Kinds of task that are not pulled for now, as the agent says.
+    pub benched: watch::Receiver<Benched>,
     /// Told after every durable write; the runner has it too.
     pub crash: CrashPoints,
 }
@@ -151,7 +154,8 @@ async fn sleep_until(wakes_at: Option<Instant>) {
 }
 
 impl Inner {
-    /// The loop of one task kind.
+    /// The loop of one task kind. While the worker is benched for it, nothing is pulled; what is in hand
+    /// comes to its end.
     async fn work(self: Arc<Self>, kind: TaskKind, slots: u32, shutdown: CancellationToken) {
         let permits = Arc::new(Semaphore::new(usize::try_from(slots).unwrap_or(Semaphore::MAX_PERMITS)));
         let source = Source {
@@ -161,11 +165,23 @@ impl Inner {
             batch: 1,
         };
         let troubles = Arc::new(std::sync::atomic::AtomicU32::new(0));
-        consume::consume(self.parts.bus.clone(), source, shutdown.clone(), |delivery| {
-            let (inner, shutdown, troubles) = (self.clone(), shutdown.clone(), troubles.clone());
-            async move { inner.deliver(kind, delivery, shutdown, &troubles).await }
-        })
-        .await;
+        let mut benched = self.parts.benched.clone();
+        while allowed(kind, &mut benched, &shutdown).await {
+            let pulling = shutdown.child_token();
+            let (bench, mut told) = (pulling.clone(), benched.clone());
+            let watch = tokio::spawn(async move {
+                // An end of the channel benches nobody.
+                if told.wait_for(|benched| benched.contains_key(&kind)).await.is_ok() {
+                    bench.cancel();
+                }
+            });
+            consume::consume(self.parts.bus.clone(), source.clone(), pulling, |delivery| {
+                let (inner, shutdown, troubles) = (self.clone(), shutdown.clone(), troubles.clone());
+                async move { inner.deliver(kind, delivery, shutdown, &troubles).await }
+            })
+            .await;
+            watch.abort();
+        }
     }
 
     /// Decodes a delivery and sees its attempt to the end.
@@ -180,6 +196,11 @@ impl Inner {
         let dead = self.site.dead("tasks");
         let decoded = consume::decode_or_bury::<Task>(&*self.parts.bus, &delivery, &dead).await;
         let Some(task) = decoded else { return };
+        if let Some(delay) = left_to_others(&task, &self.parts.worker, delivery.delivered) {
+            tracing::info!(sector = %task.job.sector, phase = %task.task, task = %task.id, "failed here before; left to another worker for a while");
+            self.hand_back(&delivery, delay).await;
+            return;
+        }
         let span = tracing::info_span!(
             "attempt", sector = %task.job.sector, phase = %task.task, job = %task.job.id, task = %task.id,
             delivered = delivery.delivered
@@ -380,6 +401,21 @@ impl Inner {
             failures = failures.saturating_add(1);
         }
     }
+}
+
+/// Waits until tasks of `kind` may be pulled; `false` at `shutdown`.
+async fn allowed(
+    kind: TaskKind,
+    benched: &mut watch::Receiver<Benched>,
+    shutdown: &CancellationToken,
+) -> bool {
+    let lifted = async {
+        if benched.wait_for(|benched| !benched.contains_key(&kind)).await.is_err() {
+            // Nobody is left who could lift the bench.
+            std::future::pending::<()>().await;
+        }
+    };
+    shutdown.run_until_cancelled(lifted).await.is_some()
 }
 
 /// Checks a task against the farm the worker has joined.

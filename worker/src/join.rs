@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
-use sealfarm_common::join::{HELLO_EVERY, JoinAnswer, JoinRequest};
+use sealfarm_common::join::{Benched, HELLO_EVERY, JoinAnswer, JoinRequest};
 use sealfarm_common::membership::FarmInfo;
 use sealfarm_common::retry::Backoff;
 use sealfarm_common::store::Store;
 use sealfarm_nats::bus::{Bus, Headers, Message};
 use sealfarm_nats::subjects::Site;
 use sealfarm_nats::wire;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -83,6 +84,8 @@ pub struct Joiner<'a> {
     pub site: &'a Site,
     /// The store mounted here.
     pub store: &'a Store,
+    /// Told what the agent's last answer benches this worker for.
+    pub benched: &'a watch::Sender<Benched>,
 }
 
 impl Joiner<'_> {
@@ -156,7 +159,7 @@ impl Joiner<'_> {
         let refused = |reason| JoinError::Refused { site: self.site.0.clone(), reason };
         match answer {
             JoinAnswer::Refused { reason } => Err(refused(reason)),
-            JoinAnswer::Welcome { farm, store } => {
+            JoinAnswer::Welcome { farm, store, benched } => {
                 if let Some(reason) = request.mismatch(&farm) {
                     return Err(refused(reason));
                 }
@@ -170,9 +173,24 @@ impl Joiner<'_> {
                         path,
                     });
                 }
+                self.note_benched(benched);
                 Ok(farm)
             }
         }
+    }
+
+    fn note_benched(&self, benched: Benched) {
+        self.benched.send_if_modified(|known| {
+            for (kind, until) in benched.iter().filter(|(kind, until)| known.get(kind) != Some(until)) {
+                tracing::warn!(site = %self.site.0, phase = %kind, %until, "benched: the agent found an output of this worker wrong; not taking such tasks");
+            }
+            for kind in known.keys().filter(|kind| !benched.contains_key(kind)) {
+                tracing::info!(site = %self.site.0, phase = %kind, "no longer benched");
+            }
+            let changed = *known != benched;
+            *known = benched;
+            changed
+        });
     }
 }
 
@@ -200,7 +218,8 @@ mod tests {
     }
 
     fn welcome(size: SectorSize, store: Uuid) -> JoinAnswer {
-        JoinAnswer::Welcome { farm: FarmInfo::new(MinerId(1000), size, ProverKind::Null), store }
+        let farm = FarmInfo::new(MinerId(1000), size, ProverKind::Null);
+        JoinAnswer::Welcome { farm, store, benched: Benched::new() }
     }
 
     /// Joins with these answers from the agent, made knowing the id of the store mounted here.
@@ -209,7 +228,8 @@ mod tests {
         let site = Site("a".parse().unwrap());
         let store = Store::create(&dir.path().join("store"), MinerId(1000), &site.0).unwrap();
         let bus = Bench::answering(answers(store.identity().id));
-        Joiner { bus: &bus, site: &site, store: &store }.join(&request()).await
+        let benched = watch::Sender::default();
+        Joiner { bus: &bus, site: &site, store: &store, benched: &benched }.join(&request()).await
     }
 
     #[tokio::test(start_paused = true)]
@@ -252,7 +272,8 @@ mod tests {
         let refused = JoinAnswer::Refused { reason: "the farm is another one now".into() };
         let bus =
             Bench::answering(vec![welcome(SectorSize::KiB2, id), welcome(SectorSize::KiB2, id), refused]);
-        let joiner = Joiner { bus: &bus, site: &site, store: &store };
+        let benched = watch::Sender::default();
+        let joiner = Joiner { bus: &bus, site: &site, store: &store, benched: &benched };
         let draining = CancellationToken::new();
         let drain = draining.clone();
         let started = Instant::now();

@@ -93,7 +93,7 @@ impl StoreRow {
 }
 
 /// Bytes of what is in the store of a sector.
-fn recorded_bytes(manifest: &Manifest) -> u64 {
+pub(crate) fn recorded_bytes(manifest: &Manifest) -> u64 {
     // A later phase may record a file again: each path counts once.
     let files: BTreeMap<&str, u64> = manifest
         .phases

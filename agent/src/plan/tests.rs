@@ -172,23 +172,37 @@ fn failure(class: FailureClass) -> Failure {
     Failure::new(class, "it did not work")
 }
 
+fn worker(name: &str) -> WorkerId {
+    name.parse().unwrap()
+}
+
+fn after(task: &Task, class: FailureClass, known: Option<&Manifest>, now: Timestamp) -> AfterFailure {
+    after_failure(task, &failure(class), &worker("w-1"), known, now)
+}
+
 #[test]
 fn every_class_of_failure_meets_every_count_of_tries() {
     use FailureClass::{Compute, Deadline, Infra, Input, InvalidOutput};
-    // Columns: no try spent, one, two.
+    // Columns: no try spent, one, two, three.
     let table = [
-        (Infra, ["retry 0", "retry 1", "retry 2"]),
-        (Compute, ["retry 1", "retry 2", "compute"]),
-        (InvalidOutput, ["retry 1", "retry 2", "invalid-output"]),
-        (Input, ["input", "input", "input"]),
-        (Deadline, ["deadline", "deadline", "deadline"]),
+        (Infra, ["retry 0", "retry 1", "retry 2", "retry 3"]),
+        (Compute, ["retry 1", "retry 2", "elsewhere 3", "from add-piece"]),
+        (InvalidOutput, ["elsewhere 1", "elsewhere 2", "invalid-output", "invalid-output"]),
+        (Input, ["input"; 4]),
+        (Deadline, ["deadline"; 4]),
     ];
+    let known = manifest(Some(TaskKind::AddPiece));
     for (class, expected) in table {
-        let found = [0, 1, 2].map(|spent| {
-            match after_failure(&task(TaskKind::PreCommit1, spent, spent), &failure(class), NOW) {
+        let found = [0, 1, 2, 3].map(|spent| {
+            match after(&task(TaskKind::PreCommit1, spent, spent), class, Some(&known), NOW) {
+                AfterFailure::Retry { task, .. } if task.task != TaskKind::PreCommit1 => {
+                    format!("from {}", task.task)
+                }
                 AfterFailure::Retry { task, .. } => {
                     assert_eq!(task.round, spent + 1, "{class}");
-                    format!("retry {}", task.tries_spent)
+                    assert_eq!(task.avoids(&worker("w-1")), task.elsewhere, "{class}");
+                    let how = if task.elsewhere { "elsewhere" } else { "retry" };
+                    format!("{how} {}", task.tries_spent)
                 }
                 AfterFailure::GiveUp(failure) => failure.class.to_string(),
             }
@@ -198,12 +212,74 @@ fn every_class_of_failure_meets_every_count_of_tries() {
 }
 
 #[test]
+fn a_computation_that_fails_everywhere_goes_back_one_phase_once_and_then_fails() {
+    use TaskKind::{PreCommit1, PreCommit2};
+    let mut known = manifest(Some(PreCommit1));
+    let failed = |task: Task| result(task, Outcome::Failed(failure(FailureClass::Compute)));
+    let spent = |task: Task| Task { tries_spent: TRIES_MAX, elsewhere: true, ..task };
+    let Follow::Publish { task: back, .. } =
+        follow(&failed(spent(task(PreCommit2, 3, 0))), Some(&known), 2, NOW)
+    else {
+        panic!("labels are to be made again");
+    };
+    assert_eq!((back.task, back.round, back.tries_spent), (PreCommit1, 0, 0));
+    assert_ne!(back.id, task(PreCommit1, 0, 0).id, "it is not the task that was done before");
+    assert_eq!(back.job.distrusts[0].worker, None, "nobody is benched for a suspicion");
+    // The worker runs it, though the manifest had an answer, and the next phase begins anew.
+    assert_eq!(known.answer(&back.job, PreCommit1), None);
+    let again = PhaseRecord { seconds: 2.0, ..known.phases[&PreCommit1].clone() };
+    known.record(PreCommit1, again);
+    let done = result(back, Outcome::Done(TaskOutput::Labelled));
+    let Follow::Publish { task: next, .. } = follow(&done, Some(&known), 1, NOW) else {
+        panic!("the replica is to be made");
+    };
+    assert_eq!((next.task, next.round, next.tries_spent), (PreCommit2, 0, 0));
+    assert_ne!(next.id, task(PreCommit2, 0, 0).id);
+    let last = follow(&failed(spent(next)), Some(&known), 2, NOW);
+    assert_eq!(followed(&last), "failed: compute");
+}
+
+#[test]
+fn an_output_that_cannot_be_right_benches_is_made_elsewhere_and_gives_up_after_three() {
+    use TaskKind::PreCommit2;
+    let mut known = manifest(Some(PreCommit2));
+    let wrong = TaskOutput::Replicated { comm_d: COMM_D, comm_r: CommR([0; 32]) };
+    let mut given = task(PreCommit2, 0, 0);
+    for tried in 1..=TRIES_MAX {
+        let (seconds, output) = (f64::from(tried), wrong.clone());
+        let record = PhaseRecord { seconds, output, ..known.phases[&PreCommit2].clone() };
+        known.record(PreCommit2, record.clone());
+        let doubt = doubts(&given.job, Some(&known)).remove(0);
+        assert_eq!(
+            (doubt.distrust.worker, doubt.reason.as_str()),
+            (Some(record.worker), "CommR is all zeros")
+        );
+        let judged = judged(result(given.clone(), Outcome::Done(wrong.clone())), Some(&known));
+        assert!(matches!(&judged.outcome, Outcome::Failed(f) if f.class == FailureClass::InvalidOutput));
+        match follow(&judged, Some(&known), 2, NOW) {
+            Follow::Publish { task, .. } if tried < TRIES_MAX => {
+                assert!(task.task == PreCommit2 && task.avoids(&worker("w-1")), "{task:?}");
+                assert_eq!(known.answer(&task.job, PreCommit2), None, "the worker makes it again");
+                given = task;
+            }
+            end => assert_eq!((tried, followed(&end)), (TRIES_MAX, "failed: invalid-output".into())),
+        }
+    }
+}
+
+#[test]
+fn what_the_miner_distrusts_is_made_again_and_only_that() {
+    let known = manifest(Some(TaskKind::Commit2));
+    let (_, wrong) = JobOutput::Proven { seed: Seed([5; 32]), proof: SealProofBytes(vec![7; 192]) }.of_task();
+    let distrust = Distrust { task: TaskKind::Commit2, worker: None, output: wrong.digest() };
+    let job = commit(2, 1, 5);
+    assert_eq!(word(&plan(&job, Some(&known), NOW)), "done: proof");
+    assert_eq!(word(&plan(&job.distrusting([distrust]), Some(&known), NOW)), "commit-2");
+}
+
+#[test]
 fn failures_of_the_surroundings_never_end_and_wait_longer_each_time() {
-    let wait = |round| match after_failure(
-        &task(TaskKind::PreCommit1, round, 0),
-        &failure(FailureClass::Infra),
-        NOW,
-    ) {
+    let wait = |round| match after(&task(TaskKind::PreCommit1, round, 0), FailureClass::Infra, None, NOW) {
         AfterFailure::Retry { delay, .. } => delay,
         AfterFailure::GiveUp(failure) => panic!("{failure}"),
     };
@@ -219,7 +295,7 @@ fn a_failure_past_the_deadline_is_the_deadlines() {
     let mut late = task(TaskKind::PreCommit1, 0, 0);
     late.job.deadline = Some(at(100));
     for class in [FailureClass::Infra, FailureClass::Compute, FailureClass::InvalidOutput] {
-        let AfterFailure::GiveUp(failure) = after_failure(&late, &failure(class), at(101)) else {
+        let AfterFailure::GiveUp(failure) = after(&late, class, None, at(101)) else {
             panic!("{class} must not be tried again");
         };
         assert_eq!(failure.class, FailureClass::Deadline);
@@ -234,6 +310,12 @@ fn a_stored_task_is_ours_in_the_way_or_ahead() {
     assert_eq!(collision(&of(2, 1, 1), &ours), Collision::Placed);
     assert_eq!(collision(&of(2, 1, 2), &ours), Collision::Placed, "a later round");
     assert_eq!(collision(&of(2, 1, 0), &ours), Collision::InTheWay, "an earlier round");
+    let careful = |task: Task| {
+        let distrust = Distrust { task: TaskKind::AddPiece, worker: None, output: Digest([1; 32]) };
+        Task::new(task.job.distrusting([distrust]), task.task, task.round)
+    };
+    assert_eq!(collision(&of(2, 1, 5), &careful(of(2, 1, 0))), Collision::InTheWay, "made before a distrust");
+    assert_eq!(collision(&careful(of(2, 1, 0)), &ours), Collision::Placed, "made after a distrust");
     assert_eq!(collision(&of(1, 1, 9), &ours), Collision::InTheWay, "an older fence");
     assert_eq!(collision(&of(3, 1, 0), &ours), Collision::Outdated, "a newer fence");
     assert_eq!(collision(&of(2, 7, 0), &ours), Collision::InTheWay, "another job under the same fence");

@@ -55,6 +55,7 @@ mod tests {
             free_store_bytes: 0,
             workers: BTreeMap::new(),
             draining: false,
+            condition: Default::default(),
         };
         let mut members = Members::default();
         members.apply(MembershipEvent::Resync(agents.iter().map(info).collect()), Timestamp::UNIX_EPOCH);

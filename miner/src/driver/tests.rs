@@ -226,6 +226,7 @@ impl Farm {
             free_store_bytes: 0,
             workers: BTreeMap::new(),
             draining: false,
+            condition: Default::default(),
         };
         let now = self.clock.now();
         self.members.send_modify(|members| drop(members.apply(MembershipEvent::Put(info), now)));

@@ -123,7 +123,11 @@ async fn dispatch(samples: u32) -> Result<serde_json::Value> {
     }
     let farm = FarmInfo::new(miner, SectorSize::KiB2, ProverKind::Null);
     let joins = bus.listen(&site.join()).await?;
-    tokio::spawn(answer_joins(bus.clone(), joins, JoinAnswer::Welcome { farm, store: store.identity().id }));
+    tokio::spawn(answer_joins(
+        bus.clone(),
+        joins,
+        JoinAnswer::Welcome { farm, store: store.identity().id, benched: Default::default() },
+    ));
 
     let mut command = ground.command("sealfarm-worker")?;
     command.args([

@@ -14,7 +14,7 @@ use sealfarm_common::clock::Clock;
 use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::etcd::{Leadership, Tenure};
 use sealfarm_common::job::AgentId;
-use sealfarm_common::join::JoinRequest;
+use sealfarm_common::join::{Benched, JoinRequest};
 use sealfarm_common::membership::{FarmInfo, Members, MembershipEvent};
 use sealfarm_common::sector::{MinerId, ProverKind, SectorNumber, SectorSize};
 use sealfarm_common::store::Store;
@@ -314,6 +314,7 @@ impl SimFarm {
             draining: false,
         };
         let durations = TaskKind::ALL.into_iter().map(|kind| (kind, self.plan.phase)).collect();
+        let (told, benched) = watch::channel(Benched::new());
         let parts = worker::Parts {
             bus: Arc::new(bus.clone()),
             store: site.store.clone(),
@@ -325,13 +326,14 @@ impl SimFarm {
             time_limits: BTreeMap::new(),
             grace: Duration::from_secs(5),
             clock: self.clock.clone(),
+            benched,
             crash: CrashPoints::none(),
         };
         let (names, store) = (Site(site.agent.clone()), site.store.clone());
         let mut tasks = JoinSet::new();
         let lived = life.clone();
         tasks.spawn(async move {
-            let joiner = Joiner { bus: &bus, site: &names, store: &store };
+            let joiner = Joiner { bus: &bus, site: &names, store: &store, benched: &told };
             if let Err(error) = joiner.join(&request).await {
                 // A real one would be started again by its service manager.
                 tracing::warn!(%error, "the worker could not join");

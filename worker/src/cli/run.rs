@@ -12,7 +12,7 @@ use sealfarm_common::configuration::{Loaded, Loader};
 use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
-use sealfarm_common::join::JoinRequest;
+use sealfarm_common::join::{Benched, JoinRequest};
 use sealfarm_common::readiness;
 use sealfarm_common::sector::{ProverKind, SectorSize};
 use sealfarm_common::shutdown;
@@ -23,6 +23,7 @@ use sealfarm_nats::jetstream::JetStreamBus;
 use sealfarm_nats::role::Role;
 use sealfarm_nats::service;
 use sealfarm_nats::subjects::Site;
+use tokio::sync::watch;
 
 use crate::child::{ChildRunner, this_program};
 use crate::driver::{Driver, Parts};
@@ -169,7 +170,8 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
     let site = Site(access.agent.clone());
     // Workers make no streams, so how many copies one has is not theirs to say.
     let bus = Arc::new(JetStreamBus::new(client.clone(), 1));
-    let joiner = Joiner { bus: &*bus, site: &site, store: &store };
+    let (told, benched) = watch::channel(Benched::new());
+    let joiner = Joiner { bus: &*bus, site: &site, store: &store, benched: &told };
     let farm = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
@@ -201,6 +203,7 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
         time_limits: settings.time_limits.clone(),
         grace: settings.grace,
         clock: Clock::system(),
+        benched,
         crash,
     });
     tracing::info!(

@@ -231,6 +231,7 @@ impl Shop {
             time_limits: BTreeMap::new(),
             grace: Duration::from_secs(20),
             clock,
+            benched: watch::channel(Benched::new()).1,
             crash: CrashPoints::none(),
         };
         Self { _dir: dir, parts, bench, cancels, log }
@@ -378,6 +379,41 @@ async fn a_task_that_does_not_fit_is_late_or_out_of_deliveries_is_answered_witho
         assert_eq!(failure.class, class);
         assert!(failure.reason.contains(part), "{failure}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_benched_worker_ends_what_it_has_takes_no_more_and_goes_on_once_that_is_lifted() {
+    let mut shop = Shop::new(None, 1, false);
+    let (told, benched) = watch::channel(Benched::new());
+    shop.parts.benched = benched;
+    for number in 0..4 {
+        shop.queue_task(&task(number, ProverKind::Null, None), 1);
+    }
+    let bench = shop.bench.clone();
+    let (stood, heard) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        told.send_replace(Benched::from([(TaskKind::AddPiece, EPOCH)]));
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        stood.send(bench.results.lock().unwrap().len()).unwrap();
+        told.send_replace(Benched::new());
+        tokio::time::sleep(Duration::from_secs(1_000)).await;
+    });
+    shop.work(300).await;
+    assert_eq!(heard.await.unwrap(), 2, "the one that ran was finished");
+    assert_eq!(shop.bench.results.lock().unwrap().len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_failed_here_is_left_to_others_for_a_while_and_then_run() {
+    let shop = Shop::new(None, 1, false);
+    let avoiding = task(1, ProverKind::Null, None).again_after(&shop.parts.worker, true);
+    shop.queue_task(&avoiding, 1);
+    shop.queue_task(&avoiding, 2);
+    assert_eq!(shop.work(20).await, ["nak 2s", "nak 4s"]);
+    shop.queue_task(&avoiding, crate::attempt::HAND_BACKS_MAX + 1);
+    assert_eq!(shop.work(60).await.last().unwrap(), "ack");
+    assert_eq!(shop.only_result().task, avoiding);
 }
 
 #[tokio::test(start_paused = true)]
