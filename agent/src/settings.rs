@@ -1,18 +1,21 @@
 //! The agent's configuration: its keys, its defaults, and the file that `init` writes.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sealfarm_common::address::ActorAddress;
 use sealfarm_common::bundle::{self, BundleFacts};
 use sealfarm_common::cli::EdgeFlags;
 use sealfarm_common::configuration::{
     ApiSection, ConfigurationError, EtcdSection, Key, Loaded, Loader, Origin, SealAgentSection, client_tls,
+    duration_text,
 };
 use sealfarm_common::job::AgentId;
 use sealfarm_common::sector::MinerId;
 use sealfarm_common::store::STORE_DIR;
 use sealfarm_nats::connect::NatsAddress;
 use sealfarm_nats::role::Role;
+use sealfarm_nats::streams;
 use serde::Deserialize;
 
 use crate::driver::Limits;
@@ -23,9 +26,13 @@ pub const DEFAULTS: &str = bundle::AGENT_CONFIG;
 /// The file's name in the repository.
 pub const CONFIG_FILE: &str = bundle::CONFIG_FILE;
 
+/// The shortest `[Site] AckWait`.
+const ACK_WAIT_MIN: Duration = Duration::from_secs(1);
+
 /// Every key.
 pub const KEYS: &[Key] = &[
     Key::new("Agent.Id").variable("SEALFARM_AGENT_ID"),
+    Key::new("Agent.Ttl").variable("SEALFARM_AGENT_TTL"),
     Key::new("Farm.Miner").variable("MINER_ADDR"),
     Key::new("SealAgent.EtcdAddrs").variable("SEALFARM_ETCD_ADDRS").list(),
     Key::new("SealAgent.ServeIP").variable("SEALFARM_SERVE_IP"),
@@ -42,6 +49,7 @@ pub const KEYS: &[Key] = &[
     Key::new("Site.Url").variable("SEALFARM_SITE_URL"),
     Key::new("Site.Credentials").variable("SEALFARM_SITE_CREDENTIALS"),
     Key::new("Site.WorkerUrl").variable("SEALFARM_SITE_WORKER_URL"),
+    Key::new("Site.AckWait").variable("SEALFARM_SITE_ACK_WAIT"),
     Key::new("Site.CaFile").variable("SEALFARM_SITE_CA_FILE"),
     Key::new("Site.CertFile").variable("SEALFARM_SITE_CERT_FILE"),
     Key::new("Site.KeyFile").variable("SEALFARM_SITE_KEY_FILE"),
@@ -55,6 +63,9 @@ pub const KEYS: &[Key] = &[
 pub struct AgentSection {
     /// The site's name; checked by [`Settings::agent`].
     pub id: String,
+    /// Silent for so long, the agent is gone; whole seconds.
+    #[serde(with = "duration_text")]
+    pub ttl: Duration,
 }
 
 /// `[Farm]`: whose farm it is part of.
@@ -76,6 +87,9 @@ pub struct NatsSection {
     /// `[Site]` alone: where workers reach it; empty for [`Settings::workers_url`]'s own answer.
     #[serde(default)]
     pub worker_url: String,
+    /// `[Site]` alone: a task without a sign of life for so long is given to another worker.
+    #[serde(default = "ack_wait", with = "duration_text")]
+    pub ack_wait: Duration,
     /// The CA of the server's certificate, PEM; empty: those of the system.
     #[serde(default)]
     pub ca_file: String,
@@ -198,6 +212,12 @@ impl Settings {
     /// # Errors
     /// When nothing could be sealed.
     pub fn limits(&self) -> Result<Limits, ConfigurationError> {
+        if self.site.ack_wait < ACK_WAIT_MIN {
+            return Err(refused(
+                "Site.AckWait",
+                "it is too short for signs of life; the least is 1s".to_owned(),
+            ));
+        }
         match self.sealing.max_sectors_in_flight {
             0 => Err(refused("Sealing.MaxSectorsInFlight", "`0` seals nothing; the least is 1".to_owned())),
             most => Ok(Limits { sectors_in_flight_max: most }),
@@ -241,6 +261,10 @@ impl Settings {
     pub fn site_address(&self, repo: &Path) -> Result<NatsAddress, ConfigurationError> {
         address("Site", &self.site, repo, &Role::AgentAtSite)
     }
+}
+
+const fn ack_wait() -> Duration {
+    streams::ACK_WAIT
 }
 
 fn address(

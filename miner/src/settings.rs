@@ -13,6 +13,7 @@ use sealfarm_common::membership::{FarmInfo, Wallets};
 use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
 use sealfarm_nats::connect::NatsAddress;
 use sealfarm_nats::role::Role;
+use sealfarm_nats::streams;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::dev::{self, DevChainConfig};
@@ -40,6 +41,7 @@ pub const KEYS: &[Key] = &[
     Key::new("NATS.CertFile").variable("SEALFARM_NATS_CERT_FILE"),
     Key::new("NATS.KeyFile").variable("SEALFARM_NATS_KEY_FILE"),
     Key::new("NATS.Replicas").variable("SEALFARM_NATS_REPLICAS"),
+    Key::new("NATS.AckWait").variable("SEALFARM_NATS_ACK_WAIT"),
     Key::new("DevChain.EpochDuration").variable("SEALFARM_EPOCH_DURATION"),
     Key::new("DevChain.ChallengeDelay").variable("SEALFARM_CHALLENGE_DELAY"),
     Key::new("DevChain.Profile").variable("SEALFARM_CHAIN_PROFILE"),
@@ -83,6 +85,13 @@ pub struct NatsSection {
     pub key_file: String,
     /// Copies of every stream: 1, or 3 on a cluster.
     pub replicas: usize,
+    /// A job or result whose receiver gives no sign of life for so long is delivered again.
+    #[serde(default = "ack_wait", with = "duration_text")]
+    pub ack_wait: Duration,
+}
+
+const fn ack_wait() -> Duration {
+    streams::ACK_WAIT
 }
 
 /// `[Election]`: which of several miners acts.
@@ -298,6 +307,8 @@ CertFile = ""
 KeyFile = ""
 # Copies of every stream: 1, or 3 on a cluster. SEALFARM_NATS_REPLICAS
 Replicas = 1
+# A job or result that its receiver does not acknowledge for so long is delivered again. SEALFARM_NATS_ACK_WAIT
+AckWait = "60s"
 
 [DevChain]
 # How long an epoch of the embedded chain lasts. SEALFARM_EPOCH_DURATION

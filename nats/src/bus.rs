@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::streams::{BucketSpec, ConsumerSpec, StreamSpec};
+use crate::streams::{ACK_WAIT, BucketSpec, ConsumerSpec, StreamSpec};
 
 /// Headers of a message, in the order they were set; a name occurs once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -172,6 +172,8 @@ pub struct Delivery {
     pub sequence: u64,
     /// 1 for the first time, one more each time.
     pub delivered: u64,
+    /// Without a sign of life for so long it is delivered again.
+    pub ack_wait: Duration,
     acknowledge: Box<dyn Acknowledge>,
 }
 
@@ -188,7 +190,13 @@ impl fmt::Debug for Delivery {
 impl Delivery {
     /// For implementations of the bus.
     pub fn new(message: Message, sequence: u64, delivered: u64, acknowledge: Box<dyn Acknowledge>) -> Self {
-        Self { message, sequence, delivered, acknowledge }
+        Self { message, sequence, delivered, ack_wait: ACK_WAIT, acknowledge }
+    }
+
+    /// The same, from a consumer with another ack wait than [`ACK_WAIT`].
+    #[must_use]
+    pub fn with_ack_wait(self, ack_wait: Duration) -> Self {
+        Self { ack_wait, ..self }
     }
 
     /// Done: what follows from it is durable elsewhere. Waits until the server has noted it.

@@ -1,6 +1,6 @@
 //! The bus on a real NATS server.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
@@ -35,8 +35,10 @@ pub struct JetStreamBus {
     client: Client,
     context: Context,
     replicas: usize,
-    /// Stream and name of those that were seen.
-    consumers: Mutex<HashSet<(String, String)>>,
+    /// What consumers are made with, in place of what their specifications say.
+    ack_wait: Option<Duration>,
+    /// By stream and name: the ack wait of those that were seen.
+    consumers: Mutex<HashMap<(String, String), Duration>>,
     buckets: Mutex<HashMap<String, kv::Store>>,
 }
 
@@ -47,7 +49,21 @@ impl JetStreamBus {
             .timeout(ANSWER_WITHIN)
             .ack_timeout(ANSWER_WITHIN)
             .build((*client).clone());
-        Self { client, context, replicas, consumers: Mutex::default(), buckets: Mutex::default() }
+        Self {
+            client,
+            context,
+            replicas,
+            ack_wait: None,
+            consumers: Mutex::default(),
+            buckets: Mutex::default(),
+        }
+    }
+
+    /// The same; consumers are made with this ack wait, as an operator sets it, whatever their
+    /// specifications say.
+    #[must_use]
+    pub fn with_ack_wait(self, ack_wait: Duration) -> Self {
+        Self { ack_wait: Some(ack_wait), ..self }
     }
 
     /// The client under it.
@@ -55,12 +71,13 @@ impl JetStreamBus {
         self.client.clone()
     }
 
-    /// Looks a consumer up, once: a request at one that is not there would not be answered.
-    async fn expect_consumer(&self, stream: &str, name: &str) -> Result<(), BusError> {
+    /// Looks a consumer up, once: a request at one that is not there would not be answered. Gives its
+    /// ack wait.
+    async fn expect_consumer(&self, stream: &str, name: &str) -> Result<Duration, BusError> {
         let key = (stream.to_owned(), name.to_owned());
         let mut consumers = self.consumers.lock().await;
-        if consumers.contains(&key) {
-            return Ok(());
+        if let Some(ack_wait) = consumers.get(&key) {
+            return Ok(*ack_wait);
         }
         let what = format!("consumer {name} on stream {stream}");
         let action = format!("look up {what}");
@@ -68,9 +85,10 @@ impl JetStreamBus {
             let found = self.context.get_consumer_from_stream(name, stream).await;
             found.map_err(|e| missing_or_unavailable(what, e))
         };
-        let _: PullConsumer = self.ask_api(&action, stream, found).await?;
-        consumers.insert(key);
-        Ok(())
+        let found: PullConsumer = self.ask_api(&action, stream, found).await?;
+        let ack_wait = found.cached_info().config.ack_wait;
+        consumers.insert(key, ack_wait);
+        Ok(ack_wait)
     }
 
     /// A request at JetStream's own subjects about a stream, whose name is in them.
@@ -282,12 +300,13 @@ impl Bus for JetStreamBus {
     }
 
     async fn ensure_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
+        let ack_wait = self.ack_wait.unwrap_or(spec.ack_wait);
         let config = PullConfig {
             durable_name: Some(spec.name.clone()),
             name: Some(spec.name.clone()),
             filter_subject: spec.filter.clone(),
             ack_policy: AckPolicy::Explicit,
-            ack_wait: spec.ack_wait,
+            ack_wait,
             max_deliver: spec.deliver_max,
             max_ack_pending: spec.ack_pending_max,
             ..PullConfig::default()
@@ -298,7 +317,7 @@ impl Bus for JetStreamBus {
             made.map_err(|e| setup_error(&action, e))
         };
         self.ask_api(&action, &spec.stream, made).await?;
-        self.consumers.lock().await.insert((spec.stream.clone(), spec.name.clone()));
+        self.consumers.lock().await.insert((spec.stream.clone(), spec.name.clone()), ack_wait);
         Ok(())
     }
 
@@ -337,7 +356,7 @@ impl Bus for JetStreamBus {
         stop: &CancellationToken,
     ) -> Result<Vec<Delivery>, BusError> {
         let action = format!("pull from {stream}/{consumer}");
-        self.expect_consumer(stream, consumer).await?;
+        let ack_wait = self.expect_consumer(stream, consumer).await?;
         if stop.is_cancelled() {
             return Ok(Vec::new());
         }
@@ -366,7 +385,8 @@ impl Bus for JetStreamBus {
             self.consumers.lock().await.remove(&(stream.to_owned(), consumer.to_owned()));
             return Err(error);
         }
-        messages.into_iter().map(|message| delivery(&self.client, &action, message)).collect()
+        let taken = |message| Ok(delivery(&self.client, &action, message)?.with_ack_wait(ack_wait));
+        messages.into_iter().map(taken).collect()
     }
 
     async fn tell(&self, message: Message) -> Result<(), BusError> {

@@ -28,18 +28,13 @@ use sealfarm_common::failure::{Failure, FailureClass};
 use sealfarm_common::job::Outcome;
 use sealfarm_common::retry::Backoff;
 use sealfarm_common::task::{Task, TaskResult, WorkerId};
-use sealfarm_nats::streams::ACK_WAIT;
 
 use crate::runner::{PhaseDone, cancelled, too_late};
 
-/// A running phase is reported alive to the queue so often.
-pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(ACK_WAIT.as_secs() / 3);
 /// Progress is told at most once in this time.
 pub const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Progress is told at least once in this time, news or not, for whoever starts listening late.
 pub const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// A killed phase is waited for so long; half of what the queue waits for a sign of life.
-pub const KILL_WITHIN: Duration = Duration::from_secs(ACK_WAIT.as_secs() / 2);
 
 /// A task that is meant for others is handed back so often; then somebody has to do it.
 pub const HAND_BACKS_MAX: u64 = 6;
@@ -67,9 +62,21 @@ pub struct Terms {
     pub grace: Duration,
     /// 1 for the first delivery of the task.
     pub delivered: u64,
+    /// Without a sign of life for so long the queue gives the task to somebody else.
+    pub ack_wait: Duration,
 }
 
 impl Terms {
+    /// A running phase is reported alive to the queue so often.
+    fn heartbeat_every(&self) -> Duration {
+        self.ack_wait / 3
+    }
+
+    /// A killed phase is waited for so long.
+    fn kill_within(&self) -> Duration {
+        self.ack_wait / 2
+    }
+
     /// When the attempt is stopped, and why.
     fn end(&self) -> (Duration, Stop) {
         let limit = (self.time_limit, Stop::TimeLimit(self.time_limit));
@@ -297,7 +304,7 @@ fn start(terms: Terms, now: Duration) -> (State, Vec<Effect>) {
     let running = Running {
         terms,
         end: terms.end(),
-        heartbeat: now + HEARTBEAT_EVERY,
+        heartbeat: now + terms.heartbeat_every(),
         told: now,
         fraction: None,
         news: false,
@@ -313,7 +320,7 @@ fn tick(mut running: Running, now: Duration) -> (State, Vec<Effect>) {
     }
     let mut effects = Vec::new();
     if now >= running.heartbeat {
-        running.heartbeat = now + HEARTBEAT_EVERY;
+        running.heartbeat = now + running.terms.heartbeat_every();
         effects.push(Effect::ProgressAck);
     }
     running.tell(now, &mut effects);
@@ -322,7 +329,10 @@ fn tick(mut running: Running, now: Duration) -> (State, Vec<Effect>) {
 
 /// The sign of life covers the time until the phase is dead.
 fn kill(terms: Terms, why: Stop, now: Duration) -> (State, Vec<Effect>) {
-    (State::Stopping { terms, why, until: now + KILL_WITHIN }, vec![Effect::Kill, Effect::ProgressAck])
+    (
+        State::Stopping { terms, why, until: now + terms.kill_within() },
+        vec![Effect::Kill, Effect::ProgressAck],
+    )
 }
 
 fn answer_with(terms: Terms, answer: Answer, fraction: Option<f64>) -> (State, Vec<Effect>) {

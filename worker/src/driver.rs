@@ -286,6 +286,7 @@ impl Inner {
             time_limit: self.parts.time_limits.get(&task.task).copied().unwrap_or(TIME_LIMIT),
             grace: self.parts.grace,
             delivered: delivery.delivered,
+            ack_wait: delivery.ack_wait,
         }
     }
 

@@ -11,7 +11,7 @@ use sealfarm_common::cli::EdgeFlags;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::configuration::Loaded;
 use sealfarm_common::crash::CrashPoints;
-use sealfarm_common::etcd::{DEFAULT_TTL, Etcd, EtcdError, RegistrationHandle};
+use sealfarm_common::etcd::{Etcd, EtcdError, RegistrationHandle};
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
 use sealfarm_common::membership::FarmInfo;
@@ -62,6 +62,7 @@ struct Agent {
     driver: Pin<Box<dyn Future<Output = Result<(), DriverError>> + Send>>,
     ports: Ports,
     door: Door,
+    ttl: Duration,
 }
 
 impl Agent {
@@ -96,7 +97,7 @@ impl Agent {
         let site = nats(&site, "[Site]").await?;
         let (handle, driver) = Driver::new(Parts {
             hub: Arc::new(JetStreamBus::new(hub.clone(), 1)),
-            site_bus: Arc::new(JetStreamBus::new(site.clone(), 1)),
+            site_bus: Arc::new(JetStreamBus::new(site.clone(), 1).with_ack_wait(settings.site.ack_wait)),
             store,
             agent: id.clone(),
             farm: farm.clone(),
@@ -110,12 +111,23 @@ impl Agent {
             nats: settings.workers_url(),
             accounts: !settings.site.credentials.is_empty(),
         };
-        Ok(Self { id, farm, etcd, hub, site, handle, driver: Box::pin(driver), ports, door })
+        Ok(Self {
+            id,
+            farm,
+            etcd,
+            hub,
+            site,
+            handle,
+            driver: Box::pin(driver),
+            ports,
+            door,
+            ttl: settings.agent.ttl,
+        })
     }
 
     /// Works and serves until `stop`, then ends in order.
     async fn run(self, repo: &Path, stop: &CancellationToken) -> Result<(), ExitError> {
-        let Self { id, farm, etcd, hub, site, handle, driver, ports, door } = self;
+        let Self { id, farm, etcd, hub, site, handle, driver, ports, door, ttl } = self;
         let mut driving = tokio::spawn(driver);
         tokio::select! {
             biased;
@@ -123,8 +135,7 @@ impl Agent {
             ended = &mut driving => return driver_ended(ended),
             _ = handle.ready() => {}
         }
-        let registration =
-            etcd.register(farm.miner, handle.info().borrow().clone(), DEFAULT_TTL, stop.clone());
+        let registration = etcd.register(farm.miner, handle.info().borrow().clone(), ttl, stop.clone());
         let telling = tokio::spawn(tell(handle.clone(), registration.handle()));
         let services = register_services(&hub, &site, &id, &farm).await;
         rpc::ensure_secret(repo, SECRET_FILE)?;

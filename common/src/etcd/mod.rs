@@ -29,9 +29,6 @@ pub use registration::{Registration, RegistrationHandle};
 
 use self::reach::{Silent, options, probe};
 
-/// How long an agent or a leader may be silent before etcd forgets it, unless configured otherwise.
-pub const DEFAULT_TTL: Duration = Duration::from_secs(15);
-
 /// No single request waits longer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// Between two tries of a request. Short at first: with several endpoints the client may well pick one that

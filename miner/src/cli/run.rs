@@ -52,7 +52,9 @@ pub(super) async fn run(repo: Repo, flags: &EdgeFlags) -> Result<(), ExitError> 
     let ports = Ports::bind(&settings.api, &addresses).await?;
 
     let client = connect::connect(&hub).await.map_err(no_nats)?;
-    let bus: Arc<dyn Bus> = Arc::new(JetStreamBus::new(client.clone(), settings.nats.replicas));
+    let bus: Arc<dyn Bus> = Arc::new(
+        JetStreamBus::new(client.clone(), settings.nats.replicas).with_ack_wait(settings.nats.ack_wait),
+    );
     let etcd = Etcd::connect_with(&endpoints, &etcd_tls).await.map_err(no_etcd)?;
     let farm = settings.farm_info();
     etcd.create_farm(&farm).await.map_err(no_etcd)?;

@@ -12,6 +12,7 @@ fn terms() -> Terms {
         time_limit: Duration::from_secs(3600),
         grace: Duration::from_secs(30),
         delivered: 2,
+        ack_wait: Duration::from_secs(60),
     }
 }
 
