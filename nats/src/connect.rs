@@ -110,6 +110,9 @@ impl ConnectError {
     }
 }
 
+/// Pings are sent so often; a server that hangs, or a link that drops everything, is given up after three
+/// of them went unanswered.
+const PING_EVERY: Duration = Duration::from_secs(5);
 /// How long a first connection is tried.
 pub const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
@@ -218,7 +221,7 @@ fn options(address: &NatsAddress, denials: &Denials) -> Result<ConnectOptions, C
         .require_tls(address.tls.is_set())
         .name(&address.name)
         .custom_inbox_prefix(inbox_prefix(&address.name))
-        .ping_interval(Duration::from_secs(10))
+        .ping_interval(PING_EVERY)
         .connection_timeout(Duration::from_secs(5))
         .event_callback(move |event| {
             let log = log.clone();
