@@ -3,27 +3,38 @@
 //!
 //! Everything is set up with the commands an operator would use. Dropping the farm kills it.
 
+mod audit;
+mod disk;
+mod options;
+mod parts;
 mod rows;
+mod setup;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+pub use self::audit::Audit;
+pub use self::disk::Disk;
+pub use self::options::{FarmOptions, Wan, WanKind};
+pub use self::parts::Part;
 pub use self::rows::{SectorRow, TaskRow};
+pub use self::setup::command;
 
-use crate::command;
+use self::setup::{command_in, init_miner, spawn_ready, start_nats};
+use crate::command as commands;
 use crate::etcd_server::Etcd;
 use crate::http;
+use crate::namespace::Namespace;
 use crate::nats_server::NatsServer;
 use crate::ports::{self, PortBlock};
-use crate::process::{self, Finished, Process};
+use crate::process::{Finished, Process};
 use crate::scratch::Scratch;
 use crate::tools::Tools;
-use crate::workspace;
 
 /// The longest a farm's process may take until it serves.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -33,42 +44,6 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 /// What a process writes to stderr once it serves.
 const READY: &str = "ready";
-
-/// What farm to build.
-#[derive(Debug, Clone)]
-pub struct FarmOptions {
-    /// The miner's ID address.
-    pub miner: String,
-    /// As `2KiB`.
-    pub sector_size: String,
-    /// `filecoin` or `null`.
-    pub prover: String,
-    /// Sites.
-    pub agents: usize,
-    /// Workers of each site.
-    pub workers: usize,
-    /// Seconds of one epoch of the dev chain, as `100ms`.
-    pub epoch_duration: String,
-    /// Epochs between a pre-commit and its seed.
-    pub challenge_delay: u32,
-    /// Slots of each task kind a worker offers, as `commit-2=1`; empty: the worker's own defaults.
-    pub slots: Vec<String>,
-}
-
-impl Default for FarmOptions {
-    fn default() -> Self {
-        Self {
-            miner: "t01000".to_owned(),
-            sector_size: "2KiB".to_owned(),
-            prover: "filecoin".to_owned(),
-            agents: 1,
-            workers: 1,
-            epoch_duration: "200ms".to_owned(),
-            challenge_delay: 2,
-            slots: Vec::new(),
-        }
-    }
-}
 
 /// One site: its NATS server, its agent, its workers.
 #[derive(Debug)]
@@ -85,6 +60,10 @@ pub struct SiteOfFarm {
     pub agent: Option<Process>,
     /// The workers' processes.
     pub workers: Vec<Process>,
+    /// Its way to the hub, where faults can be played on it.
+    pub wan: Option<Wan>,
+    /// The disk of its store, where it can be filled.
+    pub disk: Option<Disk>,
     _ports: PortBlock,
 }
 
@@ -92,6 +71,16 @@ impl SiteOfFarm {
     /// The agent's credentials for the site's server, where it may do everything.
     pub fn credentials(&self) -> PathBuf {
         self.repo.join("site/agent.creds")
+    }
+
+    /// The namespace its processes run in, if they do.
+    fn namespace(&self) -> Option<std::sync::Arc<Namespace>> {
+        self.wan.as_ref().and_then(Wan::namespace)
+    }
+
+    /// A command for one of the farm's binaries where this site is.
+    fn command(&self, binary: &str) -> Result<Command> {
+        command_in(self.namespace().as_deref(), binary)
     }
 }
 
@@ -113,19 +102,6 @@ pub struct Farm {
     _miner_ports: PortBlock,
 }
 
-/// A command for one of the farm's binaries, with the proof parameters' directory set.
-///
-/// # Errors
-/// When the binary has not been built.
-pub fn command(binary: &str) -> Result<Command> {
-    let mut command = Command::new(workspace::binary(binary)?);
-    command.env(workspace::PARAMETERS_VARIABLE, workspace::parameters_dir()?);
-    for variable in ["LOTUS_STORAGE_PATH", "LOTUS_AGENT_PATH", "WORKER_PATH", "SECTOR_SIZE", "MINER_ADDR"] {
-        command.env_remove(variable);
-    }
-    Ok(command)
-}
-
 impl Farm {
     /// Starts everything and waits until all of it serves. `say` hears what is being done.
     ///
@@ -143,7 +119,7 @@ impl Farm {
         let ids: Vec<String> = (1..=options.agents).map(|n| format!("site-{n}")).collect();
         let miner_repo = scratch.path().join("miner");
         let miner_ports = ports::claim(&[0, 1, 2, 101])?;
-        let hub = start_nats(tools, scratch, "hub", &miner_repo, |url, place| {
+        let hub = start_nats(tools, scratch, "hub", None, &miner_repo, |url, place| {
             let mut init = init_miner(options, &miner_repo, miner_ports.base(), &etcd.endpoint(), url)?;
             init.args(place);
             Ok((init, miner_repo.join("hub/hub.conf")))
@@ -183,25 +159,57 @@ impl Farm {
     /// # Errors
     /// When it ends, or does not serve in time.
     pub fn start_miner(&mut self) -> Result<()> {
-        let mut command = command("sealfarm-miner")?;
-        command.arg("--repo").arg(&self.miner_repo).arg("run");
-        self.miner = Some(spawn_ready("miner", &self.scratch, &mut command)?);
+        self.miner = Some(spawn_ready("miner", &self.scratch, &mut self.run_miner()?)?);
         Ok(())
+    }
+
+    fn run_miner(&self) -> Result<Command> {
+        let mut run = command("sealfarm-miner")?;
+        run.envs(self.options.environment.iter().cloned());
+        run.arg("--repo").arg(&self.miner_repo).arg("run");
+        Ok(run)
+    }
+
+    fn run_agent(&self, site: &SiteOfFarm) -> Result<Command> {
+        let mut run = site.command("sealfarm-agent")?;
+        run.envs(self.options.environment.iter().cloned());
+        run.arg("--repo").arg(&site.repo).arg("run");
+        Ok(run)
     }
 
     fn start_site(&mut self, tools: &Tools, id: &str) -> Result<()> {
         let ports = ports::claim(&[0, 1, 2, 101])?;
         let base = ports.base();
         let repo = self.scratch.path().join(id);
-        let store = repo.join("store");
+        let disk = match self.options.store_bytes {
+            Some(bytes) => Some(Disk::mount(&self.scratch.path().join(format!("{id}-disk")), bytes)?),
+            None => None,
+        };
+        let store = disk.as_ref().map_or_else(|| repo.join("store"), |disk| disk.path().join("store"));
         let bundle = self.scratch.path().join(format!("{id}.cfg.tar.gz"));
-        self.miner_command(&["pack", "--agent", id, "--out", &bundle.display().to_string()])?.success()?;
-        let nats = start_nats(tools, &self.scratch, &format!("{id}-nats"), &repo, |url, place| {
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let rng_seed = self.options.rng_seed.wrapping_add(self.sites.len() as u64 * 2);
+        let (hub, etcd) = (local(self.hub.port()), local(self.etcd.port()));
+        let wan = Wan::build(self.options.wan, hub, etcd, rng_seed)?;
+        let out = bundle.display().to_string();
+        let mut pack = vec!["pack".to_owned(), "--agent".into(), id.into(), "--out".into(), out];
+        if let Some(wan) = &wan {
+            let (hub, etcd) = (format!("nats://{}", wan.hub.address()), wan.etcd.address().to_string());
+            pack.extend(["--hub".into(), hub, "--etcd".into(), etcd]);
+        }
+        let pack: Vec<&str> = pack.iter().map(String::as_str).collect();
+        self.miner_command(&pack)?.success()?;
+        let namespace = wan.as_ref().and_then(Wan::namespace);
+        let name = format!("{id}-nats");
+        let nats = start_nats(tools, &self.scratch, &name, namespace, &repo, |url, place| {
             let mut init = command("sealfarm-agent")?;
             init.arg("--repo").arg(&repo).arg("init").arg("--bundle").arg(&bundle);
             init.args(["--site", url]).args(place.iter().map(|flag| flag.replace("--hub-", "--site-")));
             init.args(["--api", &format!("/ip4/127.0.0.1/tcp/{base}/http")]);
             init.args(["--serve-ip", "127.0.0.1", "--serve-port", &(base + 1).to_string()]);
+            if disk.is_some() {
+                init.arg("--store").arg(&store);
+            }
             Ok((init, repo.join("site/site.conf")))
         })?;
         let mut site = SiteOfFarm {
@@ -211,9 +219,11 @@ impl Farm {
             nats,
             agent: None,
             workers: Vec::new(),
+            wan,
+            disk,
             _ports: ports,
         };
-        site.agent = Some(start_agent(&self.scratch, &site)?);
+        site.agent = Some(spawn_ready(id, &self.scratch, &mut self.run_agent(&site)?)?);
         for n in 1..=self.options.workers {
             let worker = self.start_worker(&site, n)?;
             site.workers.push(worker);
@@ -227,7 +237,8 @@ impl Farm {
     /// # Errors
     /// When it ends, or does not serve in time.
     pub fn restart_agent(&mut self, index: usize) -> Result<()> {
-        let agent = start_agent(&self.scratch, &self.sites[index])?;
+        let site = &self.sites[index];
+        let agent = spawn_ready(&site.id, &self.scratch, &mut self.run_agent(site)?)?;
         self.sites[index].agent = Some(agent);
         Ok(())
     }
@@ -237,7 +248,7 @@ impl Farm {
     /// # Errors
     /// When the worker has not been built.
     pub fn worker_command(&self, site: &SiteOfFarm, n: usize) -> Result<Command> {
-        let mut command = command("sealfarm-worker")?;
+        let mut command = site.command("sealfarm-worker")?;
         command.env("SECTOR_SIZE", &self.options.sector_size);
         command.env("MINER_ADDR", &self.options.miner);
         command.env("WORKER_PATH", &site.store);
@@ -247,6 +258,9 @@ impl Farm {
         command.args(["--worker-id", &id, "--prover", &self.options.prover]);
         for slot in &self.options.slots {
             command.args(["--slots", slot]);
+        }
+        for duration in &self.options.null_durations {
+            command.args(["--null-duration", duration]);
         }
         Ok(command)
     }
@@ -258,7 +272,7 @@ impl Farm {
             let mut make = command("sealfarm-agent")?;
             make.arg("--repo").arg(&site.repo).args(["workers", "credentials", worker]);
             make.arg("--out").arg(&path);
-            command::read(&mut make, COMMAND_LIMIT)?.success()?;
+            commands::read(&mut make, COMMAND_LIMIT)?.success()?;
         }
         Ok(path)
     }
@@ -290,9 +304,13 @@ impl Farm {
     /// # Errors
     /// When it cannot be started or does not end in time.
     pub fn miner_command(&self, arguments: &[&str]) -> Result<Finished> {
+        self.miner_command_within(COMMAND_LIMIT, arguments)
+    }
+
+    fn miner_command_within(&self, limit: Duration, arguments: &[&str]) -> Result<Finished> {
         let mut command = command("sealfarm-miner")?;
         command.arg("--repo").arg(&self.miner_repo).args(arguments);
-        command::read(&mut command, COMMAND_LIMIT)
+        commands::read(&mut command, limit)
     }
 
     /// The same with `--json`, read.
@@ -300,8 +318,16 @@ impl Farm {
     /// # Errors
     /// When it fails, or prints something else.
     pub fn miner_json(&self, arguments: &[&str]) -> Result<Value> {
+        self.miner_json_within(COMMAND_LIMIT, arguments)
+    }
+
+    /// The same, at most for `limit`: a miner that hangs does not answer.
+    ///
+    /// # Errors
+    /// Also when time is up.
+    pub fn miner_json_within(&self, limit: Duration, arguments: &[&str]) -> Result<Value> {
         let arguments = [arguments, &["--json"]].concat();
-        let text = self.miner_command(&arguments)?.success()?;
+        let text = self.miner_command_within(limit, &arguments)?.success()?;
         serde_json::from_str(&text).with_context(|| format!("sealfarm-miner {arguments:?} printed no JSON"))
     }
 
@@ -319,9 +345,9 @@ impl Farm {
     /// # Errors
     /// When the agent does not answer.
     pub fn tasks(&self, site: &SiteOfFarm) -> Result<Vec<TaskRow>> {
-        let mut command = command("sealfarm-agent")?;
+        let mut command = site.command("sealfarm-agent")?;
         command.arg("--repo").arg(&site.repo).args(["tasks", "list", "--json"]);
-        let text = command::read(&mut command, COMMAND_LIMIT)?.success()?;
+        let text = commands::read(&mut command, COMMAND_LIMIT)?.success()?;
         serde_json::from_str(&text).context("an unexpected list of tasks")
     }
 
@@ -374,12 +400,6 @@ impl Farm {
     }
 }
 
-fn start_agent(scratch: &Scratch, site: &SiteOfFarm) -> Result<Process> {
-    let mut run = command("sealfarm-agent")?;
-    run.arg("--repo").arg(&site.repo).arg("run");
-    spawn_ready(&site.id, scratch, &mut run)
-}
-
 /// Stops side by side, so that the slowest one sets the time.
 fn stop_all(processes: Vec<Process>) -> Vec<Result<()>> {
     std::thread::scope(|scope| {
@@ -392,63 +412,4 @@ fn stop_all(processes: Vec<Process>) -> Vec<Result<()>> {
             .map(|stop| stop.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a stop panicked"))))
             .collect()
     })
-}
-
-/// The command that makes a miner whose API is on `port`, without the flags of its hub.
-fn init_miner(options: &FarmOptions, repo: &Path, port: u16, etcd: &str, hub: &str) -> Result<Command> {
-    let mut command = command("sealfarm-miner")?;
-    command.arg("--repo").arg(repo).args(["init", "--actor", &options.miner]);
-    command.args(["--sector-size", &options.sector_size, "--prover", &options.prover]);
-    command.args(["--nats", hub, "--etcd", etcd]);
-    command.args(["--api", &format!("/ip4/127.0.0.1/tcp/{port}/http")]);
-    command.args(["--serve-ip", "127.0.0.1", "--serve-port", &(port + 1).to_string()]);
-    command.args(["--epoch-duration", &options.epoch_duration]);
-    command.args(["--challenge-delay", &options.challenge_delay.to_string()]);
-    Ok(command)
-}
-
-/// Starts a server from the configuration that an `init` writes, together with the repository `repo`.
-/// `init` is given the server's address and the flags that say where it is.
-fn start_nats(
-    tools: &Tools,
-    scratch: &Scratch,
-    name: &str,
-    repo: &Path,
-    init: impl Fn(&str, &[&str]) -> Result<(Command, PathBuf)>,
-) -> Result<NatsServer> {
-    let write = |client: u16, monitor: u16, data: &Path| -> Result<String> {
-        let data = data.display().to_string();
-        let (client, monitor) = (format!("127.0.0.1:{client}"), format!("127.0.0.1:{monitor}"));
-        let place = ["--hub-listen", &client, "--hub-monitor", &monitor, "--hub-data", &data];
-        if repo.exists() {
-            // Made for ports that somebody else has taken meanwhile.
-            fs::remove_dir_all(repo).with_context(|| format!("cannot remove {}", repo.display()))?;
-        }
-        let (mut command, config) = init(&format!("nats://{client}"), &place)?;
-        process::run(&format!("{name}-init"), scratch, &mut command, COMMAND_LIMIT)?.success()?;
-        fs::read_to_string(&config).with_context(|| format!("cannot read {}", config.display()))
-    };
-    // The server's own complaint about an empty configuration would hide why there is none.
-    let failure = std::cell::RefCell::new(None);
-    let started = NatsServer::start(tools, scratch, name, |ports, data| {
-        write(ports.client, ports.monitor, data).unwrap_or_else(|error| {
-            *failure.borrow_mut() = Some(error);
-            String::new()
-        })
-    });
-    match failure.into_inner() {
-        Some(error) => Err(error.context(format!("cannot write the configuration of {name}"))),
-        None => started,
-    }
-}
-
-fn spawn_ready(name: &str, scratch: &Scratch, command: &mut Command) -> Result<Process> {
-    let process = Process::spawn(name, scratch, command)?;
-    process.wait_ready(READY_LIMIT, || {
-        let text = process.stderr_text()?;
-        let ready = text.lines().any(|line| line.split_whitespace().any(|word| word == READY));
-        anyhow::ensure!(ready, "it has not said that it is ready");
-        Ok(())
-    })?;
-    Ok(process)
 }

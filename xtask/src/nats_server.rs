@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
 use crate::http;
+use crate::namespace::Namespace;
 use crate::scratch::Scratch;
 use crate::server::{Program, Server};
 use crate::tools::{Tool, Tools};
@@ -35,6 +37,7 @@ pub struct NatsNode {
     program: PathBuf,
     config: PathBuf,
     data: PathBuf,
+    namespace: Option<Arc<Namespace>>,
 }
 
 impl NatsServer {
@@ -53,13 +56,32 @@ impl NatsServer {
         name: &str,
         config: impl Fn(ServerPorts, &Path) -> String,
     ) -> Result<NatsServer> {
+        Self::start_in(None, tools, scratch, name, config)
+    }
+
+    /// The same in a network namespace, whose 127.0.0.1 is not this machine's.
+    ///
+    /// # Errors
+    /// As [`NatsServer::start`].
+    pub fn start_in(
+        namespace: Option<Arc<Namespace>>,
+        tools: &Tools,
+        scratch: &Scratch,
+        name: &str,
+        config: impl Fn(ServerPorts, &Path) -> String,
+    ) -> Result<NatsServer> {
         let program = tools.path(Tool::NatsServer)?;
         let data = scratch.dir(&format!("{name}-data"))?;
         let path = scratch.path().join(format!("{name}.conf"));
         let server = Server::launch_on_free_ports(scratch, name, |port| {
             fs::write(&path, config(ServerPorts::of(port), &data))
                 .with_context(|| format!("cannot write {}", path.display()))?;
-            Ok(NatsNode { program: program.clone(), config: path.clone(), data: data.clone() })
+            Ok(NatsNode {
+                program: program.clone(),
+                config: path.clone(),
+                data: data.clone(),
+                namespace: namespace.clone(),
+            })
         })?;
         server.expect_port()?;
         Ok(server)
@@ -103,7 +125,8 @@ impl NatsServer {
     /// # Errors
     /// When the server does not answer with JSON.
     pub fn monitor(&self, page: &str) -> Result<serde_json::Value> {
-        http::json(&monitor_page(self.port(), page))
+        let url = monitor_page(self.port(), page);
+        self.program.at_home(|| http::json(&url))
     }
 }
 
@@ -111,14 +134,27 @@ fn monitor_page(port: u16, page: &str) -> String {
     format!("http://127.0.0.1:{}{page}", ServerPorts::of(port).monitor)
 }
 
+impl NatsNode {
+    /// Does `work` where the server's 127.0.0.1 is.
+    fn at_home<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        match &self.namespace {
+            Some(namespace) => namespace.inside(work),
+            None => work(),
+        }
+    }
+}
+
 impl Program for NatsNode {
     fn command(&self, _port: u16) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = match &self.namespace {
+            Some(namespace) => namespace.command(&self.program),
+            None => Command::new(&self.program),
+        };
         command.arg("--config").arg(&self.config);
         command
     }
 
     fn look(&self, port: u16) -> Result<()> {
-        http::text(&monitor_page(port, "/healthz")).map(drop)
+        self.at_home(|| http::text(&monitor_page(port, "/healthz")).map(drop))
     }
 }

@@ -25,6 +25,12 @@ pub struct SectorRow {
     /// By phase: worker and seconds.
     #[serde(default)]
     pub phases: serde_json::Map<String, Value>,
+    /// When its number was reserved, RFC 3339.
+    #[serde(default)]
+    pub pledged: String,
+    /// When its record changed last, RFC 3339.
+    #[serde(default)]
+    pub updated: String,
     /// Why it does not go on, if it does not.
     #[serde(default)]
     pub reason: Option<String>,
