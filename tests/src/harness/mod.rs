@@ -5,10 +5,12 @@
 //! removed when it passes, and kept and named on stderr when it panics.
 
 mod eventually;
+mod faulty;
 mod ground;
 mod guarded;
 
 pub use eventually::eventually;
+pub use faulty::{Faulty, Stage, Way, stage_at};
 pub use ground::Ground;
 pub use guarded::Guarded;
 pub use xtask::etcd_server::Etcd;
