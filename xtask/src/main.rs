@@ -7,6 +7,7 @@ mod demo;
 mod docker;
 mod images;
 mod lint;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ enum Command {
     Images(images::Arguments),
     /// Check format, lints, documentation, dependencies, licences and who imports whom
     Lint,
+    /// Let random faults befall a running farm under load, and say what was lost
+    Soak(soak::Arguments),
     /// Bring the tools, make the proof parameters, build once, and run every test
     Test(test::Arguments),
 }
@@ -72,6 +75,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Images(arguments) => images::run(&arguments),
         Command::Lint => lint::run(),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     }
 }

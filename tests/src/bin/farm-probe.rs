@@ -1,9 +1,11 @@
 //! What `cargo xtask bench` measures against: bare JetStream, on a server with the farm's settings.
 //!
 //! `round-trips` publishes durably, one message after another. `dispatch` compares a task's way from
-//! published to started with a bare message's way from published to pulled, in turn, in one run.
+//! published to started with a bare message's way from published to pulled, in turn, in one run. `double`
+//! publishes again, at a running farm's hub, what was published before: for `cargo xtask soak`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,20 +21,24 @@ use sealfarm_common::membership::FarmInfo;
 use sealfarm_common::sector::{MinerId, ProverKind, SectorId, SectorNumber, SectorSize};
 use sealfarm_common::store::Store;
 use sealfarm_common::task::{Task, TaskKind};
-use sealfarm_nats::bus::{Bus, Headers, Message};
+use sealfarm_miner::sector::{SectorRecord, asked_job};
+use sealfarm_nats::bus::{Bus, Headers, Message, Published};
 use sealfarm_nats::connect::{NatsAddress, connect};
 use sealfarm_nats::jetstream::JetStreamBus;
 use sealfarm_nats::streams::{self, ConsumerSpec, Keep, StreamSpec};
-use sealfarm_nats::subjects::Site;
+use sealfarm_nats::subjects::{Hub, Site};
 use sealfarm_nats::wire;
 use sealfarm_tests::harness::Ground;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// Bytes of a bare message: about a task's.
 const PAYLOAD_BYTES: usize = 700;
 /// No single step of a probe takes longer.
 const STEP_LIMIT: Duration = Duration::from_secs(20);
+/// Results looked through for the latest.
+const MESSAGES_MAX: usize = 100_000;
 
 #[derive(Parser)]
 #[command(about = "Measures bare JetStream beside the farm")]
@@ -55,6 +61,18 @@ enum Command {
         #[arg(long, default_value_t = 300)]
         samples: u32,
     },
+    /// Publish the jobs that are asked for, and the latest results, once more under new message ids
+    Double {
+        /// The hub
+        #[arg(long)]
+        hub: String,
+        /// The miner's credentials
+        #[arg(long)]
+        credentials: PathBuf,
+        /// At most so many of each
+        #[arg(long, default_value_t = 16)]
+        most: usize,
+    },
 }
 
 #[tokio::main]
@@ -62,9 +80,36 @@ async fn main() -> Result<()> {
     let answer = match Arguments::parse().command {
         Command::RoundTrips { count } => round_trips(count).await?,
         Command::Dispatch { samples } => dispatch(samples).await?,
+        Command::Double { hub, credentials, most } => double(hub, credentials, most).await?,
     };
     println!("{}", serde_json::to_string(&answer)?);
     Ok(())
+}
+
+/// What a sender does that did not hear its acknowledgement, long after the server has forgotten the ids.
+async fn double(url: String, credentials: PathBuf, most: usize) -> Result<serde_json::Value> {
+    let (credentials, name) = (Some(credentials), "miner".to_owned());
+    let address = NatsAddress { url, credentials, name, ..NatsAddress::default() };
+    let bus = JetStreamBus::new(connect(&address).await?, 1);
+    let hub = Hub(MinerId(1000));
+    let mut again = Vec::new();
+    for entry in bus.entries(&hub.sectors_bucket()).await? {
+        let record: SectorRecord = wire::decode(&entry.value)?;
+        if let Some(job) = asked_job(&record) {
+            again.push(wire::job_message(&record.agent, &job)?);
+        }
+    }
+    again.truncate(most);
+    let results = bus.stored(&hub.results_stream(), &hub.results(), MESSAGES_MAX).await?;
+    again.extend(results.into_iter().rev().take(most));
+    let mut doubled = 0;
+    for mut message in again {
+        message.headers.set(wire::MESSAGE_ID, Uuid::new_v4().to_string());
+        if bus.publish(message).await? != Published::AlreadyQueued {
+            doubled += 1;
+        }
+    }
+    Ok(serde_json::json!({"doubled": doubled}))
 }
 
 async fn bus(url: &str, name: &str) -> Result<Arc<dyn Bus>> {
