@@ -4,6 +4,7 @@
 mod machine;
 mod page;
 mod parameters;
+mod reliability;
 
 use std::fs;
 use std::process::Command;
@@ -45,6 +46,9 @@ pub(crate) struct Arguments {
     /// Measure only the making of parameters, ours and upstream's (about twelve minutes on two cores)
     #[arg(long)]
     parameters: bool,
+    /// Measure only how long the farm takes to notice a death or a cut and to go on (about ten minutes)
+    #[arg(long)]
+    reliability: bool,
     /// Print the page instead of writing docs/benchmarks.md
     #[arg(long)]
     dry_run: bool,
@@ -98,6 +102,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.parameters {
         let figures = parameters::measure()?;
         return publish(page::PARAMETERS, &page::parameters(&figures, &machine::describe()), arguments);
+    }
+    if arguments.reliability {
+        let figures = reliability::measure(&tools)?;
+        return publish(page::RELIABILITY, &page::reliability(&figures, &machine::describe()), arguments);
     }
     let null_farm = null_farm(&tools, arguments.sectors)?;
     eprintln!("bench: dispatch, {} samples", arguments.samples);

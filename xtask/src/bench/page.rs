@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::Figures;
 use super::parameters::Parameters;
+use super::reliability::Reliability;
 
 /// A part of the page that a command writes, by the marks around it.
 #[derive(Clone, Copy)]
@@ -17,6 +18,10 @@ pub(super) const FARM: Part = Part { begin: "<!-- measured: begin -->", end: "<!
 /// The figures of making parameters.
 pub(super) const PARAMETERS: Part =
     Part { begin: "<!-- parameters: begin -->", end: "<!-- parameters: end -->" };
+
+/// The figures of noticing and going on.
+pub(super) const RELIABILITY: Part =
+    Part { begin: "<!-- reliability: begin -->", end: "<!-- reliability: end -->" };
 
 /// The measured part.
 pub(super) fn render(figures: &Figures, machine: &str) -> String {
@@ -108,6 +113,46 @@ pub(super) fn parameters(figures: &Parameters, machine: &str) -> String {
         ours.field_multiplication_ns,
         ours.cores,
         ours.elapsed_s / bound
+    );
+    text
+}
+
+/// The part on noticing and going on.
+pub(super) fn reliability(figures: &Reliability, machine: &str) -> String {
+    let mut text = String::new();
+    let seconds = |samples: &[f64]| {
+        let shown: Vec<String> = samples.iter().map(|s| format!("{s:.1}")).collect();
+        shown.join(", ")
+    };
+    let _ = writeln!(
+        text,
+        "Machine: {machine}. Command: `cargo xtask bench --reliability`. Settings as shipped: leases of 15 s, ack wait 60 s.\n"
+    );
+    let _ = writeln!(text, "| what | measured, s | bound, s |\n|---|---|---|");
+    let _ = writeln!(
+        text,
+        "| an agent killed, until the miner shows its site as gone | {} | lease 15 + 1 |",
+        seconds(&figures.agent_gone_s)
+    );
+    let _ = writeln!(
+        text,
+        "| a worker killed, until another one runs its task | {} | ack wait 60 + 5 |",
+        seconds(&figures.task_elsewhere_s)
+    );
+    let _ = writeln!(
+        text,
+        "| eight sectors undisturbed, and with the link cut for {:.0} s by {}: the cut cost | {:.1} and {:.1}: {:.1} | the cut's length, {:.1} |",
+        figures.cut_lasted_s,
+        figures.link,
+        figures.undisturbed_s,
+        figures.cut_s,
+        figures.cut_s - figures.undisturbed_s,
+        figures.cut_lasted_s
+    );
+    let _ = writeln!(
+        text,
+        "| the end of that cut, until the site is live at the miner | {:.1} | |",
+        figures.back_s
     );
     text
 }
