@@ -144,6 +144,13 @@ impl Farm {
         Ok(farm)
     }
 
+    /// What processes are told in the environment from their next start on.
+    pub fn set_variable(&mut self, name: &'static str, value: Option<&str>) {
+        let environment = &mut self.options.environment;
+        environment.retain(|(known, _)| *known != name);
+        environment.extend(value.map(|value| (name, value.to_owned())));
+    }
+
     /// The directory of it all.
     pub fn scratch(&self) -> &Scratch {
         &self.scratch
@@ -249,6 +256,7 @@ impl Farm {
     /// When the worker has not been built.
     pub fn worker_command(&self, site: &SiteOfFarm, n: usize) -> Result<Command> {
         let mut command = site.command("sealfarm-worker")?;
+        command.envs(self.options.environment.iter().cloned());
         command.env("SECTOR_SIZE", &self.options.sector_size);
         command.env("MINER_ADDR", &self.options.miner);
         command.env("WORKER_PATH", &site.store);

@@ -2,8 +2,6 @@
 //! record, and while a proof is made; and whose agent dies meanwhile. The sector is Proving, and its CommR is
 //! the one that its ticket gives without a farm.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fs;
 use std::time::Duration;
 

@@ -6,8 +6,6 @@
 //! every stage, and afterwards the history of the sectors says in which stages it really found them. What
 //! a blow missed is struck at again.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

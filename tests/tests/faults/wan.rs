@@ -5,8 +5,6 @@
 //! Where this may make network namespaces (as root), the kernel drops the packets; a relay plays the same
 //! without rights. Each test says which it was.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::collections::BTreeSet;
 use std::time::Duration;
 
