@@ -114,6 +114,7 @@ impl Shared {
         match next {
             Next::Task(kind) => self.begin(job, kind).await?,
             Next::Done(output) => self.finish(job, manifest.as_ref(), Outcome::Done(output)).await?,
+            Next::Remove => self.remove(job).await?,
             Next::Refuse(failure) => {
                 tracing::warn!(sector = %job.sector.number, job = %job.id, %failure, "job refused");
                 self.finish(job, manifest.as_ref(), Outcome::Failed(failure)).await?;

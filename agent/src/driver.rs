@@ -16,6 +16,7 @@ use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::job::{AgentId, Job, JobKind};
 use sealfarm_common::membership::{AgentInfo, FarmInfo, SiteCondition};
 use sealfarm_common::retry::Backoff;
+use sealfarm_common::sector::SectorNumber;
 use sealfarm_common::store::Store;
 use sealfarm_common::task::{Task, TaskKind, WorkerId};
 use sealfarm_nats::bus::{Bus, BusError, Message};
@@ -298,6 +299,11 @@ impl Shared {
 
     pub(crate) fn end_flight(&self, job: Uuid) {
         self.state().flights.ended(job);
+        self.freed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    pub(crate) fn end_flights_of(&self, sector: SectorNumber) {
+        self.state().flights.ended_of(sector);
         self.freed.send_modify(|count| *count = count.wrapping_add(1));
     }
 

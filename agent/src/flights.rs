@@ -90,6 +90,12 @@ impl Flights {
         }
     }
 
+    /// Nothing more is done for a sector: its files are removed.
+    pub fn ended_of(&mut self, sector: SectorNumber) {
+        self.jobs.retain(|_, flight| flight.sector != sector);
+        self.progress.remove(&sector);
+    }
+
     /// A worker says how far it is.
     pub fn progressed(&mut self, progress: TaskProgress) {
         let sector = progress.sector.number;

@@ -9,6 +9,9 @@
 //! | another sealing under the same fence | refused | refused |
 //! | the deadline has passed, and it is not done | refused: deadline | refused: deadline |
 //!
+//! A job `remove` has no tasks: the agent removes the files itself, unless the manifest was written under
+//! a higher fence.
+//!
 //! | failure of a task | tries | then |
 //! |---|---|---|
 //! | infra | no end, longer and longer waits | - |
@@ -60,12 +63,20 @@ pub enum Next {
         /// That fence.
         manifest: Fence,
     },
+    /// The sector's files are to be removed.
+    Remove,
     /// The job cannot be done.
     Refuse(Failure),
 }
 
 /// What comes next for `job`, given what the store knows.
 pub fn plan(job: &Job, manifest: Option<&Manifest>, now: Timestamp) -> Next {
+    if job.kind() == JobKind::Remove {
+        return match manifest.map(|known| known.standing(job)) {
+            Some(Standing::Outdated { manifest }) => Next::Outdated { manifest },
+            _ => Next::Remove,
+        };
+    }
     let manifest = match manifest.map(|known| (known, known.standing(job))) {
         None | Some((_, Standing::StartsOver)) => None,
         Some((_, Standing::Outdated { manifest })) => return Next::Outdated { manifest },
@@ -112,7 +123,7 @@ fn done(job: &Job, manifest: &Manifest) -> Next {
 /// What a commit or finalize job needs and the store does not have.
 fn missing_ground(job: &Job, manifest: Option<&Manifest>) -> Option<Failure> {
     let asked = match &job.ask {
-        JobAsk::PreCommit { .. } => return None,
+        JobAsk::PreCommit { .. } | JobAsk::Remove { .. } => return None,
         JobAsk::Commit { comm_r, .. } | JobAsk::Finalize { comm_r, .. } => comm_r,
     };
     let phases = manifest.map(|known| &known.phases);
@@ -341,6 +352,7 @@ pub fn follow(result: &TaskResult, manifest: Option<&Manifest>, delivered: u64, 
         Next::Outdated { manifest } => {
             return Follow::Drop(format!("its fence is {}, the store is at {manifest}", task.job.fence));
         }
+        Next::Remove => return Follow::Drop("a removal has no tasks".to_owned()),
         Next::Refuse(failure) => {
             // What the task itself said is nearer to the cause.
             let own = match &result.outcome {

@@ -39,11 +39,13 @@ pub enum JobKind {
     Commit,
     /// Clear the cache of a proven sector.
     Finalize,
+    /// Remove all files of a sector.
+    Remove,
 }
 
 impl JobKind {
     /// All of them, in the order of a sector's life.
-    pub const ALL: [Self; 3] = [Self::PreCommit, Self::Commit, Self::Finalize];
+    pub const ALL: [Self; 4] = [Self::PreCommit, Self::Commit, Self::Finalize, Self::Remove];
 
     /// The kind as a subject token.
     pub const fn as_str(self) -> &'static str {
@@ -51,6 +53,7 @@ impl JobKind {
             Self::PreCommit => "pre-commit",
             Self::Commit => "commit",
             Self::Finalize => "finalize",
+            Self::Remove => "remove",
         }
     }
 }
@@ -99,6 +102,13 @@ pub enum JobAsk {
         /// Which replica stays.
         comm_r: CommR,
     },
+    /// Remove every file of the sector, whatever it was sealed under.
+    Remove {
+        /// How it was sealed last, as far as the miner knows.
+        sealing: Sealing,
+        /// Whose files: a sector that was moved lies at more than one site.
+        site: AgentId,
+    },
 }
 
 impl JobAsk {
@@ -108,15 +118,17 @@ impl JobAsk {
             Self::PreCommit { .. } => JobKind::PreCommit,
             Self::Commit { .. } => JobKind::Commit,
             Self::Finalize { .. } => JobKind::Finalize,
+            Self::Remove { .. } => JobKind::Remove,
         }
     }
 
     /// How the sector is sealed.
     pub const fn sealing(&self) -> &Sealing {
         match self {
-            Self::PreCommit { sealing } | Self::Commit { sealing, .. } | Self::Finalize { sealing, .. } => {
-                sealing
-            }
+            Self::PreCommit { sealing }
+            | Self::Commit { sealing, .. }
+            | Self::Finalize { sealing, .. }
+            | Self::Remove { sealing, .. } => sealing,
         }
     }
 }
@@ -159,11 +171,12 @@ pub struct Distrust {
 pub const DISTRUSTS_MAX: usize = 8;
 
 impl Distrust {
-    /// What the last phase of a job gave is wrong. `phases` says who ran it.
-    pub fn of(output: &JobOutput, phases: &BTreeMap<TaskKind, PhaseReport>) -> Self {
-        let (task, of_task) = output.of_task();
+    /// What the last phase of a job gave is wrong. `phases` says who ran it. `None` for a job without
+    /// phases.
+    pub fn of(output: &JobOutput, phases: &BTreeMap<TaskKind, PhaseReport>) -> Option<Self> {
+        let (task, of_task) = output.of_task()?;
         let worker = phases.get(&task).and_then(|report| report.worker.parse().ok());
-        Self { task, worker, output: of_task.digest() }
+        Some(Self { task, worker, output: of_task.digest() })
     }
 }
 
@@ -182,8 +195,10 @@ impl Job {
     pub fn new(sector: SectorId, fence: Fence, deadline: Option<Timestamp>, ask: JobAsk) -> Self {
         let sealing = ask.sealing();
         let mut name = format!("job {sector} {fence} {} {} {}", ask.kind(), sealing.ticket, sealing.prover);
-        if let JobAsk::Commit { seed, comm_r, .. } = &ask {
-            name.push_str(&format!(" {comm_r} {seed}"));
+        match &ask {
+            JobAsk::Commit { seed, comm_r, .. } => name.push_str(&format!(" {comm_r} {seed}")),
+            JobAsk::Remove { site, .. } => name.push_str(&format!(" {site}")),
+            JobAsk::PreCommit { .. } | JobAsk::Finalize { .. } => {}
         }
         Self { id: named_id(&name), sector, fence, deadline, ask, distrusts: Vec::new() }
     }
@@ -242,18 +257,26 @@ pub enum JobOutput {
         /// What stays in the store.
         sizes: FinalSizes,
     },
+    /// Of a remove job.
+    Removed {
+        /// Files that were removed now; none where they had gone before.
+        files: u32,
+        /// Their bytes.
+        bytes: u64,
+    },
 }
 
 impl JobOutput {
-    /// The same as the output of the job's last phase, which it is.
-    pub fn of_task(&self) -> (TaskKind, TaskOutput) {
-        match self.clone() {
+    /// The same as the output of the job's last phase, which it is; `None` for a job without phases.
+    pub fn of_task(&self) -> Option<(TaskKind, TaskOutput)> {
+        Some(match self.clone() {
             Self::PreCommitted { comm_d, comm_r } => {
                 (TaskKind::PreCommit2, TaskOutput::Replicated { comm_d, comm_r })
             }
             Self::Proven { seed, proof } => (TaskKind::Commit2, TaskOutput::Proven { seed, proof }),
             Self::Finalized { sizes } => (TaskKind::Finalize, TaskOutput::Finalized { sizes }),
-        }
+            Self::Removed { .. } => return None,
+        })
     }
 }
 
@@ -324,7 +347,7 @@ mod tests {
     fn a_distrust_names_the_worker_of_the_last_phase_and_a_job_carries_the_latest() {
         let output = JobOutput::PreCommitted { comm_d: CommD([1; 32]), comm_r: CommR([2; 32]) };
         let report = PhaseReport { worker: "w-2".into(), seconds: 1.0 };
-        let distrust = Distrust::of(&output, &BTreeMap::from([(TaskKind::PreCommit2, report)]));
+        let distrust = Distrust::of(&output, &BTreeMap::from([(TaskKind::PreCommit2, report)])).unwrap();
         assert_eq!((distrust.task, distrust.worker.clone()), (TaskKind::PreCommit2, "w-2".parse().ok()));
         let other = |n: u8| Distrust { output: Digest([n; 32]), ..distrust.clone() };
         let careful = job(2, 7).distrusting((0..20).map(other)).distrusting([other(19)]);

@@ -3,6 +3,7 @@
 //! The keys are those of etcd; the client that reads and writes them is in `etcd`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -194,6 +195,26 @@ pub fn sighting_key(miner: MinerId, agent: &AgentId) -> String {
     format!("{}{agent}", sightings_prefix(miner))
 }
 
+/// The prefix of the agents that an operator has given up: `/sealfarm/<m>/dead/`.
+pub fn given_up_prefix(miner: MinerId) -> String {
+    format!("/sealfarm/{miner}/dead/")
+}
+
+/// The key that says an operator has given an agent up: `/sealfarm/<m>/dead/<a>`, under no lease. Its
+/// value is a [`GivenUp`].
+pub fn given_up_key(miner: MinerId, agent: &AgentId) -> String {
+    format!("{}{agent}", given_up_prefix(miner))
+}
+
+/// An operator has said that an agent will not come back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenUp {
+    /// The agent.
+    pub agent: AgentId,
+    /// When that was said.
+    pub at: Timestamp,
+}
+
 /// When an agent was seen last, and what it said of itself then. Written by the miner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sighting {
@@ -227,6 +248,9 @@ pub struct Member {
     /// Whether it is there.
     #[serde(flatten)]
     pub state: MemberState,
+    /// When an operator said that it will not come back; of no meaning while it is live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_up: Option<Timestamp>,
 }
 
 impl Member {
@@ -247,6 +271,8 @@ pub enum MembershipEvent {
     Resync(Vec<AgentInfo>),
     /// Who was there in earlier times: gone, unless its key is present.
     Remembered(Vec<Sighting>),
+    /// All agents that an operator has given up, as they stand.
+    GivenUp(Vec<GivenUp>),
 }
 
 /// What an event changed: for the log and for whoever waits for an agent.
@@ -263,7 +289,12 @@ pub enum MembershipChange {
 /// The farm's agents, live and gone.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Members(BTreeMap<AgentId, Member>);
+pub struct Members {
+    agents: BTreeMap<AgentId, Member>,
+    /// Since when somebody looks. Who was missed before that may have been there all the time.
+    #[serde(skip)]
+    watched_since: Option<Timestamp>,
+}
 
 impl Members {
     /// Takes in what was seen at `now`, and tells what that changed.
@@ -272,6 +303,7 @@ impl Members {
             MembershipEvent::Put(info) => self.put(info).into_iter().collect(),
             MembershipEvent::Delete(agent) => self.delete(agent, now).into_iter().collect(),
             MembershipEvent::Resync(infos) => {
+                self.watched_since.get_or_insert(now);
                 let missing: Vec<AgentId> = self
                     .live()
                     .map(|info| info.id.clone())
@@ -283,12 +315,37 @@ impl Members {
             }
             MembershipEvent::Remembered(sightings) => {
                 for Sighting { info, at } in sightings {
-                    let gone = Member { info, state: MemberState::Gone { since: at } };
-                    self.0.entry(gone.info.id.clone()).or_insert(gone);
+                    let gone = Member { info, state: MemberState::Gone { since: at }, given_up: None };
+                    self.agents.entry(gone.info.id.clone()).or_insert(gone);
+                }
+                Vec::new()
+            }
+            MembershipEvent::GivenUp(all) => {
+                for (agent, member) in &mut self.agents {
+                    member.given_up = all.iter().find(|given| given.agent == *agent).map(|given| given.at);
                 }
                 Vec::new()
             }
         }
+    }
+
+    /// Since when an agent is dead at `now`: given up by an operator, or gone for `dead_after` while
+    /// somebody looked. `None` where it is live, or gone and expected back.
+    pub fn dead_since(&self, agent: &AgentId, now: Timestamp, dead_after: Duration) -> Option<Timestamp> {
+        let member = self.agents.get(agent)?;
+        let MemberState::Gone { since } = member.state else { return None };
+        if member.given_up.is_some() {
+            return member.given_up;
+        }
+        let missed_since = self.watched_since.map_or(since, |watched| watched.max(since));
+        let dead = missed_since.saturating_add(dead_after).unwrap_or(Timestamp::MAX);
+        (dead <= now).then_some(dead)
+    }
+
+    /// Every agent that is dead at `now`, with since when.
+    pub fn dead(&self, now: Timestamp, dead_after: Duration) -> BTreeMap<AgentId, Timestamp> {
+        let dead = |agent: &AgentId| Some((agent.clone(), self.dead_since(agent, now, dead_after)?));
+        self.agents.keys().filter_map(dead).collect()
     }
 
     /// What is to be remembered at `now`: the live, and of the gone the [`REMEMBERED_MAX`] seen last;
@@ -299,38 +356,46 @@ impl Members {
             MemberState::Gone { since } => since,
         };
         let sighting = |member: &Member| Sighting { info: member.info.clone(), at: seen(member) };
-        let (live, mut gone): (Vec<_>, Vec<_>) = self.0.values().partition(|member| member.is_live());
+        let (live, mut gone): (Vec<_>, Vec<_>) = self.agents.values().partition(|member| member.is_live());
         gone.sort_by_key(|member| std::cmp::Reverse(seen(member)));
         let forgotten = gone.split_off(gone.len().min(REMEMBERED_MAX));
         let kept = live.into_iter().chain(gone).map(sighting).collect();
         (kept, forgotten.into_iter().map(|member| member.info.id.clone()).collect())
     }
 
+    /// The agents that were given up and are live.
+    pub fn returned(&self) -> Vec<AgentId> {
+        let returned = |member: &&Member| member.is_live() && member.given_up.is_some();
+        self.agents.values().filter(returned).map(|member| member.info.id.clone()).collect()
+    }
+
     /// Drops an agent that is gone.
     pub fn forget(&mut self, agent: &AgentId) {
-        if self.0.get(agent).is_some_and(|member| !member.is_live()) {
-            self.0.remove(agent);
+        if self.agents.get(agent).is_some_and(|member| !member.is_live()) {
+            self.agents.remove(agent);
         }
     }
 
     /// The agents whose keys are present, by name.
     pub fn live(&self) -> impl Iterator<Item = &AgentInfo> {
-        self.0.values().filter(|member| member.is_live()).map(|member| &member.info)
+        self.agents.values().filter(|member| member.is_live()).map(|member| &member.info)
     }
 
     /// All agents known, live and gone, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&AgentId, &Member)> {
-        self.0.iter()
+        self.agents.iter()
     }
 
     /// One agent, live or gone.
     pub fn member(&self, agent: &AgentId) -> Option<&Member> {
-        self.0.get(agent)
+        self.agents.get(agent)
     }
 
     fn put(&mut self, info: AgentInfo) -> Option<MembershipChange> {
         let id = info.id.clone();
-        let was = self.0.insert(id.clone(), Member { info: info.clone(), state: MemberState::Live });
+        let given_up = self.agents.get(&id).and_then(|member| member.given_up);
+        let member = Member { info: info.clone(), state: MemberState::Live, given_up };
+        let was = self.agents.insert(id.clone(), member);
         match was {
             Some(was) if was.is_live() && was.info == info => None,
             Some(was) if was.is_live() => Some(MembershipChange::Updated(id)),
@@ -339,160 +404,11 @@ impl Members {
     }
 
     fn delete(&mut self, agent: AgentId, now: Timestamp) -> Option<MembershipChange> {
-        let member = self.0.get_mut(&agent).filter(|member| member.is_live())?;
+        let member = self.agents.get_mut(&agent).filter(|member| member.is_live())?;
         member.state = MemberState::Gone { since: now };
         Some(MembershipChange::Left(agent))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use expect_test::expect;
-
-    use super::*;
-
-    fn info(id: &str) -> AgentInfo {
-        AgentInfo {
-            id: id.parse().unwrap(),
-            serve: "172.16.8.35:40005".into(),
-            version: "0.1.0".into(),
-            sector_sizes: vec![SectorSize::GiB32],
-            prover: ProverKind::Filecoin,
-            slots: BTreeMap::from([(JobKind::PreCommit, 3), (JobKind::Commit, 1)]),
-            free_store_bytes: 1 << 40,
-            workers: BTreeMap::from([(TaskKind::PreCommit1, 2)]),
-            draining: false,
-            condition: Default::default(),
-        }
-    }
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn live(members: &Members) -> Vec<&str> {
-        members.live().map(|info| info.id.as_str()).collect()
-    }
-
-    #[test]
-    fn an_agent_reads_as_one_line_of_json_with_kinds_by_name() {
-        expect![[r#"{"id":"site-1","serve":"172.16.8.35:40005","version":"0.1.0","sector_sizes":["32GiB"],"prover":"filecoin","slots":{"pre-commit":3,"commit":1},"free_store_bytes":1099511627776,"workers":{"pre-commit-1":2},"draining":false}"#]]
-            .assert_eq(&serde_json::to_string(&info("site-1")).unwrap());
-    }
-
-    #[test]
-    fn fields_a_newer_agent_adds_are_ignored() {
-        let mut json = serde_json::to_value(info("site-1")).unwrap();
-        json["colour"] = "blue".into();
-        assert_eq!(serde_json::from_value::<AgentInfo>(json).unwrap(), info("site-1"));
-    }
-
-    #[test]
-    fn keys_are_those_of_the_design_and_lead_back_to_the_agent() {
-        let miner = MinerId(1000);
-        let agent: AgentId = "site-1".parse().unwrap();
-        assert_eq!(agent_key(miner, &agent), "/sealfarm/t01000/agents/site-1");
-        assert_eq!(leader_key(miner), "/sealfarm/t01000/leader");
-        assert_eq!(farm_key(miner), "/sealfarm/t01000/farm");
-        assert_eq!(agent_of_key(miner, "/sealfarm/t01000/agents/site-1"), Some(agent));
-        for other in
-            ["/sealfarm/t01001/agents/site-1", "/sealfarm/t01000/agents/", "/sealfarm/t01000/agents/A/b"]
-        {
-            assert_eq!(agent_of_key(miner, other), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn an_agent_joins_updates_leaves_and_joins_again() {
-        let mut members = Members::default();
-        let id: AgentId = "a".parse().unwrap();
-        let put = |info: AgentInfo| MembershipEvent::Put(info);
-        assert_eq!(members.apply(put(info("a")), at(1)), [MembershipChange::Joined(id.clone())]);
-        assert_eq!(members.apply(put(info("a")), at(2)), []);
-        let draining = AgentInfo { draining: true, ..info("a") };
-        assert_eq!(members.apply(put(draining), at(3)), [MembershipChange::Updated(id.clone())]);
-        let gone = MembershipEvent::Delete(id.clone());
-        assert_eq!(members.apply(gone.clone(), at(4)), [MembershipChange::Left(id.clone())]);
-        assert_eq!(members.member(&id).unwrap().state, MemberState::Gone { since: at(4) });
-        assert_eq!(members.apply(gone, at(5)), [], "the first loss is the one that counts");
-        assert_eq!(members.member(&id).unwrap().state, MemberState::Gone { since: at(4) });
-        assert_eq!(members.apply(put(info("a")), at(6)), [MembershipChange::Joined(id)]);
-        assert_eq!(live(&members), ["a"]);
-    }
-
-    #[test]
-    fn after_a_resync_who_is_not_listed_is_gone_and_stays_known() {
-        let mut members = Members::default();
-        members.apply(MembershipEvent::Resync(vec![info("a"), info("b")]), at(1));
-        let changes = members.apply(MembershipEvent::Resync(vec![info("b"), info("c")]), at(2));
-        let id = |text: &str| text.parse::<AgentId>().unwrap();
-        assert_eq!(changes, [MembershipChange::Joined(id("c")), MembershipChange::Left(id("a"))]);
-        assert_eq!(live(&members), ["b", "c"]);
-        assert_eq!(members.iter().count(), 3);
-    }
-
-    #[test]
-    fn a_delete_of_an_agent_never_seen_changes_nothing() {
-        let mut members = Members::default();
-        assert_eq!(members.apply(MembershipEvent::Delete("x".parse().unwrap()), at(1)), []);
-        assert_eq!(members, Members::default());
-    }
-
-    #[test]
-    fn agents_of_earlier_times_are_gone_since_they_were_seen_and_come_back_as_any() {
-        let mut members = Members::default();
-        members.apply(MembershipEvent::Resync(vec![info("a")]), at(10));
-        let seen = |id: &str, second| Sighting { info: info(id), at: at(second) };
-        let remembered = MembershipEvent::Remembered(vec![seen("a", 1), seen("b", 2)]);
-        assert_eq!(members.apply(remembered, at(11)), []);
-        assert_eq!(live(&members), ["a"]);
-        let b: AgentId = "b".parse().unwrap();
-        assert_eq!(members.member(&b).unwrap().state, MemberState::Gone { since: at(2) });
-        assert_eq!(members.sightings(at(12)), (vec![seen("a", 12), seen("b", 2)], vec![]));
-        let back = members.apply(MembershipEvent::Put(info("b")), at(13));
-        assert_eq!(back, [MembershipChange::Joined(b)]);
-    }
-
-    #[test]
-    fn of_the_gone_those_seen_last_are_remembered_and_the_others_forgotten() {
-        let mut members = Members::default();
-        let sightings = (0..REMEMBERED_MAX + 2)
-            .map(|n| Sighting { info: info(&format!("a{n}")), at: at(i64::try_from(n).unwrap()) });
-        members.apply(MembershipEvent::Remembered(sightings.collect()), at(1000));
-        let (kept, forgotten) = members.sightings(at(1000));
-        assert_eq!(kept.len(), REMEMBERED_MAX);
-        let id = |text: &str| text.parse::<AgentId>().unwrap();
-        assert_eq!(forgotten, [id("a1"), id("a0")]);
-        members.forget(&id("a0"));
-        assert_eq!(members.member(&id("a0")), None);
-    }
-
-    #[test]
-    fn a_miner_is_named_by_its_id_its_owner_or_its_worker_on_either_network() {
-        let wallet = |byte| ActorAddress::of_bls_key(&[byte; 48]);
-        let wallets = Wallets { owner: Some(wallet(1)), worker: Some(wallet(2)) };
-        let farm = FarmInfo::new(MinerId(1000), SectorSize::KiB2, ProverKind::Null).with_wallets(wallets);
-        for name in ["t01000", "f01000", &wallet(1).to_string(), &wallet(2).to_string()] {
-            assert!(farm.is_miner(&name.parse().unwrap()), "{name}");
-        }
-        for name in ["t01001", &wallet(3).to_string()] {
-            assert!(!farm.is_miner(&name.parse().unwrap()), "{name}");
-        }
-        let json = serde_json::to_value(&farm).unwrap();
-        assert_eq!(json["worker"], wallet(2).to_string());
-        assert_eq!(serde_json::from_value::<FarmInfo>(json).unwrap(), farm);
-        let plain = FarmInfo::new(MinerId(1000), SectorSize::KiB2, ProverKind::Null);
-        assert_eq!(farm.mismatch(&plain), None, "wallets may change");
-        expect![[r#"{"schema":1,"miner":"t01000","sector_size":"2KiB","proof":"StackedDrg2KiBV1_1","prover":"null","chain":"dev"}"#]]
-            .assert_eq(&serde_json::to_string(&plain).unwrap());
-    }
-
-    #[test]
-    fn farms_that_differ_are_told_apart_with_both_values() {
-        let farm = FarmInfo::new(MinerId(1000), SectorSize::GiB32, ProverKind::Filecoin);
-        assert_eq!(farm.mismatch(&farm.clone()), None);
-        let other = FarmInfo::new(MinerId(1001), SectorSize::KiB2, ProverKind::Filecoin);
-        expect!["miner is t01000 in the farm and t01001 here, sector size is 32GiB in the farm and 2KiB here, proof is StackedDrg32GiBV1_1 in the farm and StackedDrg2KiBV1_1 here"]
-            .assert_eq(&farm.mismatch(&other).unwrap());
-    }
-}
+mod tests;

@@ -64,12 +64,13 @@ impl TaskKind {
         }
     }
 
-    /// The tasks a job of `kind` is made of, in order.
+    /// The tasks a job of `kind` is made of, in order. A removal has none: the agent removes files itself.
     pub const fn of_job(kind: JobKind) -> &'static [Self] {
         match kind {
             JobKind::PreCommit => &[Self::AddPiece, Self::PreCommit1, Self::PreCommit2],
             JobKind::Commit => &[Self::Commit1, Self::Commit2],
             JobKind::Finalize => &[Self::Finalize],
+            JobKind::Remove => &[],
         }
     }
 }

@@ -8,6 +8,7 @@
 mod commands;
 mod handle;
 mod io;
+mod moving;
 mod pledging;
 mod results;
 mod reverts;
@@ -41,6 +42,22 @@ use crate::chain::verifier::SealVerifier;
 /// Commands that wait for the driver; more wait at the caller.
 const COMMANDS_WAITING_MAX: usize = 64;
 
+/// How long an agent may be gone before it is dead, unless configured otherwise.
+pub const DEFAULT_DEAD_AFTER: Duration = Duration::from_secs(30 * 60);
+
+/// Bounds an operator sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// An agent gone for so long is dead: other sites seal what it has not proven.
+    pub dead_after: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { dead_after: DEFAULT_DEAD_AFTER }
+    }
+}
+
 /// All a driver is made of; a simulated farm brings its own.
 pub struct Parts {
     /// The hub.
@@ -65,6 +82,8 @@ pub struct Parts {
     pub prover: ProverKind,
     /// Told after every durable write.
     pub crash: CrashPoints,
+    /// Bounds.
+    pub limits: Limits,
     /// Ends the driver when cancelled.
     pub shutdown: CancellationToken,
 }

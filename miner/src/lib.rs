@@ -13,3 +13,4 @@ pub mod placement;
 pub mod records;
 pub mod sector;
 pub mod settings;
+pub mod why;

@@ -72,10 +72,24 @@ pub fn place(
     size: SectorSize,
     prover: ProverKind,
 ) -> Result<AgentId, NoAgent> {
+    place_where(members, loads, size, prover, |_| true)
+}
+
+/// The same among those agents that `suits` names.
+///
+/// # Errors
+/// As [`place`].
+pub fn place_where(
+    members: &Members,
+    loads: &BTreeMap<AgentId, Load>,
+    size: SectorSize,
+    prover: ProverKind,
+    suits: impl Fn(&AgentId) -> bool,
+) -> Result<AgentId, NoAgent> {
     let load = |agent: &AgentId| loads.get(agent).copied().unwrap_or_default();
     let mut lacks = Vec::new();
     let mut able = Vec::new();
-    for (agent, member) in members.iter() {
+    for (agent, member) in members.iter().filter(|(agent, _)| suits(agent)) {
         let lack = match member.state {
             MemberState::Gone { since } => Some(format!("is gone, it was seen last at {since:.0}")),
             MemberState::Live => lack_of(&member.info, load(agent), size, prover),
@@ -116,12 +130,16 @@ fn lack_of(info: &AgentInfo, load: Load, size: SectorSize, prover: ProverKind) -
     if slots(info) == 0 {
         return Some("has no slot for pre-commit jobs".into());
     }
-    let wanted = size.sealing_bytes(prover).saturating_mul(u64::from(load.unfinished) + 1);
+    if let Some(paused) = &info.condition.paused {
+        return Some(format!("takes no sector: {paused}"));
+    }
+    // The agent keeps room for the sectors it knows of, beside what it calls free.
+    let without_room = load.unfinished.saturating_sub(info.condition.reserved_sectors) + 1;
+    let wanted = size.sealing_bytes(prover).saturating_mul(u64::from(without_room));
     if info.free_store_bytes < wanted {
         return Some(format!(
-            "has {} bytes free in its store, {wanted} are wanted for {} sectors of {size} being sealed",
+            "has {} bytes free in its store, {wanted} are wanted for {without_room} sectors of {size} being sealed",
             info.free_store_bytes,
-            load.unfinished + 1
         ));
     }
     None

@@ -5,19 +5,22 @@
 //! | (none) | pledge | PreCommitting |
 //! | PreCommitting | result: replica made | PreCommitSubmitting |
 //! | PreCommitting | result: failed | PreCommitting (rests), Ticketing (deadline) or Failed |
-//! | PreCommitting | rest over | PreCommitting (asked again under a higher fence) |
+//! | PreCommitting | rest over | PreCommitting (asked again under a higher fence), or Ticketing (deadline) |
 //! | Ticketing | ticket | PreCommitting |
 //! | PreCommitSubmitting | sent | PreCommitSubmitting (watched) |
 //! | PreCommitSubmitting | refused, or landed without effect | Ticketing (ticket too old) or Failed |
 //! | PreCommitSubmitting | lost | PreCommitSubmitting (another message, higher fence) or Ticketing |
 //! | PreCommitSubmitting | landed | WaitSeed |
-//! | WaitSeed | seed | Committing |
+//! | WaitSeed | seed | Committing; Remaking where the sector was moved; Failed after the pre-commit expired |
 //! | WaitSeed | reverted | PreCommitSubmitting (watched) |
+//! | Remaking | result: the same replica | Committing |
+//! | Remaking | result: failed, or another replica | Remaking (rests) or Failed |
+//! | Remaking | rest over | Remaking (asked again under a higher fence), or Failed (deadline) |
 //! | Committing | result: proven | CommitSubmitting |
 //! | Committing | result: failed | Committing (rests) or Failed |
-//! | Committing | rest over | Committing (asked again under a higher fence) |
-//! | Committing, CommitSubmitting | reverted | PreCommitSubmitting (watched), under a higher fence |
-//! | CommitSubmitting | proof invalid | Failed |
+//! | Committing | rest over | Committing (asked again under a higher fence), or Failed (deadline) |
+//! | Remaking, Committing, CommitSubmitting | reverted | PreCommitSubmitting (watched), under a higher fence |
+//! | CommitSubmitting | proof invalid | Committing (rests, and distrusts that proof) or Failed |
 //! | CommitSubmitting | sent | CommitSubmitting (watched) |
 //! | CommitSubmitting | refused, or landed without effect | Failed |
 //! | CommitSubmitting | lost | CommitSubmitting (another message, higher fence) |
@@ -26,27 +29,42 @@
 //! | Finalizing | result: failed | Finalizing (rests) or Failed |
 //! | Finalizing | rest over | Finalizing (asked again under a higher fence) |
 //! | Finalizing, Proving | reverted | CommitSubmitting (watched), under a higher fence |
+//! | PreCommitting, Remaking, Committing, Finalizing | retry | the same, asked again under a higher fence |
 //! | Failed | retry | the state it failed in, under a higher fence (a bad proof: Committing) |
+//! | PreCommitting, Ticketing | move | the same at the other site, under a higher fence; Ticketing where the ticket has expired |
+//! | PreCommitSubmitting, WaitSeed | move | the same; the replica is made again once there is a seed |
+//! | Remaking, Committing | move | Remaking at the other site, under a higher fence |
+//! | Failed, not yet proven | move | as a retry, then as above |
+//! | PreCommitting | former site's result: replica made | PreCommitSubmitting, at the former site |
+//! | Remaking, Committing | former site's result: proven | CommitSubmitting, at the former site |
+//! | with a replica | former site's result: another replica | the same, with the conflict; Failed where nothing was sent to the chain |
+//! | Proving | former site's result: removed | Proving |
+//! | any but Removing, Removed | remove | Removing |
+//! | Removing | result: removed | Removing, or Removed after the last site |
+//! | Removing | result: failed; rest over | Removing (rests); Removing (asked again) |
 //!
-//! Removing and Removed are entered by no event of this table. Everything else is an
-//! [`InvalidTransition`] that says why, and changes nothing.
+//! Everything else is an [`InvalidTransition`] that says why, and changes nothing.
 //!
 //! What is to be done follows from the record alone: [`effects`]. A step returns the new record and
 //! its effects; a restart carries out the effects of every record again, which is harmless, because
 //! each is idempotent.
 
 mod advance;
+mod effects;
+mod moving;
+mod removing;
 mod state;
 
 use jiff::Timestamp;
-use sealfarm_common::commitment::Seed;
-use sealfarm_common::job::{AgentId, Fence, Job, JobAsk, JobResult, Sealing, named_id};
+use sealfarm_common::job::{AgentId, Fence, Job, JobResult};
 use sealfarm_common::sector::{MinerId, ProverKind, SectorNumber, SectorSize};
 use uuid::Uuid;
 
+pub use self::effects::{Landing, asked_job, asked_jobs, effects, landing};
+pub use self::moving::conflict_text;
 pub use self::state::{
-    Challenge, Evidence, Proven, Pushed, Replica, SectorRecord, SectorState, Submission, Terms, Tries, Turn,
-    Work,
+    Challenge, Conflict, Evidence, Former, Proven, Pushed, Replica, SectorRecord, SectorState, Submission,
+    Terms, Tries, Turn, Work,
 };
 use crate::chain::verifier::SealClaim;
 use crate::chain::{ChainEpoch, ChainMessageId, Landed, PreCommitParams, ProveCommitParams};
@@ -111,8 +129,20 @@ pub enum Event {
         /// What the verifier said.
         reason: String,
     },
-    /// An operator asks to go on with a failed sector.
+    /// An operator asks to go on with a failed sector, or with one whose job was lost.
     Retry,
+    /// Another site is to seal the sector: its own is dead, or an operator says so.
+    Move {
+        /// Which.
+        to: AgentId,
+        /// Why.
+        reason: String,
+    },
+    /// An operator asks for the sector's files to be removed.
+    Remove {
+        /// Also where the chain has its proof.
+        really_proving: bool,
+    },
 }
 
 impl Event {
@@ -130,6 +160,8 @@ impl Event {
             Self::Seed(_) => "seed",
             Self::ProofInvalid { .. } => "proof invalid",
             Self::Retry => "retry",
+            Self::Move { .. } => "move",
+            Self::Remove { .. } => "remove",
         }
     }
 }
@@ -148,8 +180,18 @@ pub struct Milestone {
 /// What has to be done in a state. All of these can be repeated without harm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Put the job into the agent's queue; its id follows from what it asks.
-    PublishJob(Box<Job>),
+    /// Put the job into a site's queue; its id follows from what it asks.
+    PublishJob {
+        /// The site.
+        agent: AgentId,
+        /// The job.
+        job: Box<Job>,
+    },
+    /// Take back the jobs of this sector that wait in a site's queue: another site seals it now.
+    WithdrawJobs {
+        /// The site.
+        agent: AgentId,
+    },
     /// Say so in the sector's history.
     Tell(Milestone),
     /// Draw a ticket behind the head; answered by [`Event::Ticket`].
@@ -198,6 +240,14 @@ pub enum Dropped {
     NotAsked,
     /// The state has no use for it.
     OutOfPlace,
+    /// The same replica again, from a site that sealed the sector before.
+    Repeated,
+    /// The sector is at that site already.
+    AlreadyThere,
+    /// The chain has the sector's proof, or is being given it.
+    Proven,
+    /// The pre-commit has expired on the chain.
+    Expired,
 }
 
 impl Dropped {
@@ -208,6 +258,10 @@ impl Dropped {
             Self::OldFence => "old-fence",
             Self::NotAsked => "not-asked",
             Self::OutOfPlace => "out-of-place",
+            Self::Repeated => "repeated",
+            Self::AlreadyThere => "already-there",
+            Self::Proven => "proven",
+            Self::Expired => "expired",
         }
     }
 }
@@ -257,13 +311,16 @@ pub fn pledge(pledge: Pledge, now: Timestamp) -> SectorRecord {
         agent,
         fence: Fence(1),
         leader,
+        former: Vec::new(),
+        conflict: None,
         state: SectorState::PreCommitting { terms, work: Work::asked(Tries::default()) },
+        distrusts: Vec::new(),
         pledged: now,
         updated: now,
         phases: Default::default(),
         wan_payload_bytes: 0,
     };
-    advance::count_job(&mut record);
+    advance::count_jobs(None, &mut record);
     record
 }
 
@@ -284,174 +341,10 @@ pub fn step(
         why,
     })?;
     next.updated = now;
-    advance::count_job(&mut next);
+    advance::count_jobs(Some(record), &mut next);
     let effects = effects(&next);
     Ok((next, effects))
 }
 
-/// What a record rests on: a message that landed, and what followed from where it did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Landing {
-    /// The message.
-    pub message: ChainMessageId,
-    /// Where it landed.
-    pub epoch: ChainEpoch,
-    /// The seed drawn after it, where the record uses it.
-    pub seed: Option<Seed>,
-}
-
-/// What must still be so on the chain for a record to be true; [`Event::Reverted`] says that it is not.
-pub fn landing(record: &SectorRecord) -> Option<Landing> {
-    let pre_commit = |replica: &Replica, epoch: ChainEpoch, seed: Option<Seed>| {
-        let message = replica.committed.as_ref()?.message.clone();
-        Some(Landing { message, epoch, seed })
-    };
-    match &record.state {
-        SectorState::WaitSeed { replica, pre_commit: epoch } => pre_commit(replica, *epoch, None),
-        SectorState::Committing { replica, challenge, .. }
-        | SectorState::CommitSubmitting { replica, challenge, .. } => {
-            pre_commit(replica, challenge.pre_commit, Some(challenge.seed))
-        }
-        SectorState::Finalizing { proven, .. } | SectorState::Proving { proven, .. } => {
-            Some(Landing { message: proven.message.clone(), epoch: proven.activation, seed: None })
-        }
-        _ => None,
-    }
-}
-
-/// The job a sector waits for, if it waits for one.
-pub fn asked_job(record: &SectorRecord) -> Option<Job> {
-    let sealing =
-        |terms: &Terms| Sealing { proof: record.proof, prover: record.prover, ticket: terms.ticket.ticket };
-    let (deadline, ask) = match &record.state {
-        SectorState::PreCommitting { terms, work: Work { turn: Turn::Asked, .. } } => {
-            (Some(terms.submit_by), JobAsk::PreCommit { sealing: sealing(terms) })
-        }
-        SectorState::Committing { replica, challenge, work: Work { turn: Turn::Asked, .. } } => {
-            let Replica { terms, comm_d, comm_r, .. } = replica;
-            let ask = JobAsk::Commit {
-                sealing: sealing(terms),
-                comm_d: *comm_d,
-                comm_r: *comm_r,
-                seed: challenge.seed,
-            };
-            (Some(challenge.prove_by), ask)
-        }
-        SectorState::Finalizing { replica, work: Work { turn: Turn::Asked, .. }, .. } => {
-            (None, JobAsk::Finalize { sealing: sealing(&replica.terms), comm_r: replica.comm_r })
-        }
-        _ => return None,
-    };
-    Some(Job::new(record.id(), record.fence, deadline, ask))
-}
-
-/// What has to be done, or done again, for a sector in its present state.
-pub fn effects(record: &SectorRecord) -> Vec<Effect> {
-    let mut effects: Vec<Effect> =
-        asked_job(record).map(|job| Effect::PublishJob(Box::new(job))).into_iter().collect();
-    match &record.state {
-        SectorState::PreCommitting { work, .. }
-        | SectorState::Committing { work, .. }
-        | SectorState::Finalizing { work, .. } => {
-            if let Turn::Resting { until, .. } = work.turn {
-                effects.push(Effect::WakeAt(until));
-            }
-        }
-        SectorState::Ticketing { .. } => effects.push(Effect::DrawTicket),
-        SectorState::PreCommitSubmitting { replica, submission, .. } => effects.push(match submission {
-            Submission::Pushing { uuid } => {
-                let params = PreCommitParams {
-                    number: record.number,
-                    proof: record.proof,
-                    comm_r: replica.comm_r,
-                    ticket_epoch: replica.terms.ticket.epoch,
-                    expiration: replica.terms.expiration,
-                };
-                Effect::SubmitPreCommit { params, uuid: *uuid }
-            }
-            Submission::Sent { uuid, message } => {
-                Effect::WatchMessage { uuid: *uuid, message: message.clone() }
-            }
-        }),
-        SectorState::WaitSeed { pre_commit, .. } => {
-            effects.push(Effect::DrawSeed { pre_commit: *pre_commit });
-        }
-        SectorState::CommitSubmitting { replica, challenge, proof, submission } => {
-            effects.push(match submission {
-                Submission::Pushing { uuid } => Effect::SubmitProveCommit {
-                    claim: Box::new(SealClaim {
-                        sector: record.id(),
-                        proof: record.proof,
-                        comm_d: replica.comm_d,
-                        comm_r: replica.comm_r,
-                        ticket: replica.terms.ticket.ticket,
-                        seed: challenge.seed,
-                        bytes: proof.clone(),
-                    }),
-                    params: ProveCommitParams { number: record.number, proof: proof.clone() },
-                    uuid: *uuid,
-                },
-                Submission::Sent { uuid, message } => {
-                    Effect::WatchMessage { uuid: *uuid, message: message.clone() }
-                }
-            });
-        }
-        SectorState::Proving { .. }
-        | SectorState::Failed { .. }
-        | SectorState::Removing { .. }
-        | SectorState::Removed => {}
-    }
-    effects.push(Effect::Tell(milestone(record)));
-    effects
-}
-
-/// The line of history that a state is.
-fn milestone(record: &SectorRecord) -> Milestone {
-    let agent = &record.agent;
-    let working = |what: &str, work: &Work| match &work.turn {
-        Turn::Asked if record.fence == Fence(1) => format!("{agent} is asked to {what}"),
-        Turn::Asked => format!("{agent} is asked to {what}, under fence {}", record.fence),
-        Turn::Resting { until, reason } => format!("resting until {until:.0}: {reason}"),
-    };
-    let submitting = |what: &str, submission: &Submission| match submission {
-        Submission::Pushing { .. } => format!("{what} goes to the chain"),
-        Submission::Sent { message, .. } => format!("{what} is message {message}"),
-    };
-    let text = match &record.state {
-        SectorState::PreCommitting { work, terms } => {
-            let what = format!("make the replica, ticket of epoch {}", terms.ticket.epoch);
-            working(&what, work)
-        }
-        SectorState::Ticketing { reason, .. } => format!("a new ticket is needed: {reason}"),
-        SectorState::PreCommitSubmitting { replica, submission, .. } => {
-            submitting(&format!("the pre-commit of CommR {}", replica.comm_r), submission)
-        }
-        SectorState::WaitSeed { pre_commit, .. } => {
-            format!("the pre-commit landed at epoch {pre_commit}; waiting for the seed")
-        }
-        SectorState::Committing { work, challenge, .. } => {
-            let what = format!("prove the replica, seed of the pre-commit at {}", challenge.pre_commit);
-            working(&what, work)
-        }
-        SectorState::CommitSubmitting { proof, submission, .. } => {
-            submitting(&format!("the proof of {} bytes", proof.0.len()), submission)
-        }
-        SectorState::Finalizing { work, proven, .. } => {
-            let what = format!("clear the cache, proven at epoch {}", proven.activation);
-            working(&what, work)
-        }
-        SectorState::Proving { sizes, .. } => {
-            format!("proving; the site keeps {} + {} bytes", sizes.sealed_bytes, sizes.cache_bytes)
-        }
-        SectorState::Failed { at, class, reason, attempts } => {
-            format!("failed in {} after {attempts} tries, {class}: {reason}", at.name())
-        }
-        SectorState::Removing { .. } => format!("{agent} is asked to remove the files"),
-        SectorState::Removed => "removed".to_owned(),
-    };
-    let id = named_id(&format!("milestone {} {} {text}", record.id(), record.fence)).to_string();
-    Milestone { what: record.state.name().to_lowercase(), id, text }
-}
-
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

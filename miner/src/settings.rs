@@ -17,6 +17,7 @@ use sealfarm_nats::streams;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::dev::{self, DevChainConfig};
+use crate::driver::DEFAULT_DEAD_AFTER;
 
 /// Names the miner to workers and agents. A miner's own store says whose it is; this must agree.
 const MINER_ADDR: &str = "MINER_ADDR";
@@ -46,6 +47,7 @@ pub const KEYS: &[Key] = &[
     Key::new("DevChain.ChallengeDelay").variable("SEALFARM_CHALLENGE_DELAY"),
     Key::new("DevChain.Profile").variable("SEALFARM_CHAIN_PROFILE"),
     Key::new("Election.Ttl").variable("SEALFARM_ELECTION_TTL"),
+    Key::new("Agents.DeadAfter").variable("SEALFARM_DEAD_AFTER"),
 ];
 
 /// `[Farm]`: what every part of the farm must agree on.
@@ -103,6 +105,21 @@ pub struct ElectionSection {
     pub ttl: Duration,
 }
 
+/// `[Agents]`: when a site counts as lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct AgentsSection {
+    /// What an agent that is gone for so long has not proven is sealed elsewhere.
+    #[serde(with = "duration_text")]
+    pub dead_after: Duration,
+}
+
+impl Default for AgentsSection {
+    fn default() -> Self {
+        Self { dead_after: DEFAULT_DEAD_AFTER }
+    }
+}
+
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
@@ -127,6 +144,9 @@ pub struct Settings {
     /// Leadership.
     #[serde(rename = "Election")]
     pub election: ElectionSection,
+    /// Sites.
+    #[serde(rename = "Agents", default)]
+    pub agents: AgentsSection,
 }
 
 impl Settings {
@@ -321,6 +341,11 @@ Profile = "2k"
 [Election]
 # Of several miners one acts; when it is silent for so long, another does. SEALFARM_ELECTION_TTL
 Ttl = "15s"
+
+[Agents]
+# An agent that is gone may be sealing, and nothing is taken from it. Gone for so long it counts as dead: what
+# it has not proven is sealed at other sites, with the same tickets where they are good. SEALFARM_DEAD_AFTER
+DeadAfter = "30m"
 "#,
             size = self.sector_size,
             prover = self.prover,

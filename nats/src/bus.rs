@@ -275,6 +275,10 @@ pub trait Bus: Send + Sync {
     /// The messages a stream stores under a subject pattern, oldest first, at most `most`.
     async fn stored(&self, stream: &str, pattern: &str, most: usize) -> Result<Vec<Message>, BusError>;
 
+    /// Takes back the messages a stream stores under a subject pattern, also those in somebody's hand;
+    /// answers how many there were. Whoever has one in hand may still act on it.
+    async fn withdraw(&self, stream: &str, pattern: &str) -> Result<u64, BusError>;
+
     /// Reads an entry.
     async fn entry(&self, bucket: &str, key: &str) -> Result<Option<Entry>, BusError>;
 

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use sealfarm_common::retry::Backoff;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -131,7 +132,8 @@ pub async fn bury(bus: &dyn Bus, delivery: &Delivery, dead_subject: &str, reason
         dead_subject,
         "message set aside on the dead stream"
     );
-    let letter: Message = wire::dead_letter(dead_subject.to_owned(), &delivery.message, reason);
+    let mut letter: Message = wire::dead_letter(dead_subject.to_owned(), &delivery.message, reason);
+    letter.headers.set(wire::SET_ASIDE_AT, Timestamp::now().to_string());
     let buried: Result<(), BusError> = async {
         bus.publish(letter).await?;
         delivery.term(reason).await

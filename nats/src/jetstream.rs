@@ -27,6 +27,8 @@ use crate::streams::{BucketSpec, ConsumerSpec, Keep, StreamSpec};
 
 /// How long a request to JetStream may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Entries of a bucket read at the same time.
+const ENTRIES_TOGETHER: usize = 64;
 /// The shortest wait a server is asked for; zero would mean to wait for ever.
 const PULL_WAIT_MIN: Duration = Duration::from_millis(1);
 
@@ -449,6 +451,15 @@ impl Bus for JetStreamBus {
         Ok(messages)
     }
 
+    async fn withdraw(&self, stream: &str, pattern: &str) -> Result<u64, BusError> {
+        let action = format!("withdraw {pattern} from stream {stream}");
+        let handle = self.context.get_stream_no_info(stream).await.map_err(|e| unavailable(&action, e))?;
+        let purged = bounded(&action, handle.purge().filter(pattern).into_future());
+        let purge = format!("$JS.API.STREAM.PURGE.{stream}");
+        let purged = unless_denied(&self.client, &action, |refused| refused == purge, purged).await?;
+        Ok(purged.purged)
+    }
+
     async fn entry(&self, bucket: &str, key: &str) -> Result<Option<Entry>, BusError> {
         let action = format!("read {bucket}/{key}");
         let entry = bounded(&action, self.bucket(bucket).await?.entry(key)).await?;
@@ -466,11 +477,10 @@ impl Bus for JetStreamBus {
             let keys = bounded(&action, store.keys()).await?;
             bounded(&action, keys.try_collect()).await?
         };
-        let mut entries = Vec::with_capacity(keys.len());
-        for key in keys {
-            entries.extend(self.entry(bucket, &key).await?);
-        }
-        Ok(entries)
+        let read = keys.into_iter().map(|key| async move { self.entry(bucket, &key).await });
+        let entries: Vec<Option<Entry>> =
+            futures::stream::iter(read).buffer_unordered(ENTRIES_TOGETHER).try_collect().await?;
+        Ok(entries.into_iter().flatten().collect())
     }
 
     async fn put_entry(&self, bucket: &str, key: &str, value: Bytes, expected: u64) -> Result<u64, BusError> {

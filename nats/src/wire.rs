@@ -32,6 +32,8 @@ pub const DEADLINE: &str = "Sealfarm-Deadline";
 pub const REASON: &str = "Sealfarm-Reason";
 /// Header of a dead letter: the subject it had.
 pub const SUBJECT: &str = "Sealfarm-Subject";
+/// Header of a dead letter: when it became one, by the clock of whoever set it aside.
+pub const SET_ASIDE_AT: &str = "Sealfarm-Set-Aside-At";
 /// Header: W3C trace context; the trace is the job's id.
 pub const TRACEPARENT: &str = "traceparent";
 

@@ -82,6 +82,10 @@ pub async fn suite(bus: Arc<dyn Bus>, prefix: &str) -> Result<()> {
         ("a history stays after acks", Box::pin(storing::a_history_stays_after_acks(bench()))),
         ("stored messages are read in order", Box::pin(storing::stored_messages_are_read_in_order(bench()))),
         (
+            "what is withdrawn never comes and leaves its place",
+            Box::pin(storing::what_is_withdrawn_never_comes_and_leaves_its_place(bench())),
+        ),
+        (
             "headers and payload arrive unchanged",
             Box::pin(storing::headers_and_payload_arrive_unchanged(bench())),
         ),

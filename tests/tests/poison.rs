@@ -155,3 +155,31 @@ async fn a_result_for_an_unknown_sector_or_with_an_old_fence_is_dropped_counted_
     assert_eq!(farm.miner_json(&["sectors", "status", "1"]).unwrap(), before, "the record is as it was");
     seals_on(&farm);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_nobody_can_decode_is_shown_with_its_sector_and_a_retry_asks_again() {
+    let mut farm = farm("poison-retry");
+    farm.sites[0].workers.drain(..).for_each(xtask::process::Process::kill);
+    farm.miner_command(&["sectors", "pledge"]).unwrap().success().unwrap();
+    let retry = || farm.miner_command(&["sectors", "retry", "1"]).unwrap();
+    let refused = retry();
+    assert_eq!(refused.status.code(), Some(6), "the site is at it: {}", refused.stderr);
+
+    let bus = bus(farm.hub.url(), farm.hub_credentials(), "miner").await;
+    let agent: AgentId = "site-1".parse().unwrap();
+    let subject = Hub(MINER).result(&agent, JobKind::PreCommit, SectorNumber(1));
+    publish(&bus, &subject, "not json").await;
+    wait::until(LIMIT, "the reason shown", || {
+        let why = farm.miner_json(&["jobs", "why", "1"])?;
+        ensure!(why["turn"].as_str().is_some_and(|turn| turn.contains("set aside: the payload")), "{why}");
+        Ok(())
+    })
+    .unwrap();
+    let status = farm.miner_json(&["sectors", "status", "1"]).unwrap();
+    assert_eq!(status["letters"][0]["subject"], subject.as_str(), "{status}");
+    retry().success().unwrap();
+    assert_eq!(farm.miner_json(&["sectors", "status", "1"]).unwrap()["record"]["fence"], 2);
+    let worker = farm.start_worker(&farm.sites[0], 7).unwrap();
+    farm.sites[0].workers.push(worker);
+    seals_on(&farm);
+}

@@ -78,6 +78,8 @@ fn word(next: &Next) -> String {
         Next::Done(JobOutput::PreCommitted { .. }) => "done: comm_r".into(),
         Next::Done(JobOutput::Proven { .. }) => "done: proof".into(),
         Next::Done(JobOutput::Finalized { .. }) => "done: sizes".into(),
+        Next::Done(JobOutput::Removed { .. }) => "done: removed".into(),
+        Next::Remove => "remove".into(),
         Next::Outdated { manifest } => format!("outdated by {manifest}"),
         Next::Refuse(failure) => failure.class.to_string(),
     }
@@ -270,7 +272,8 @@ fn an_output_that_cannot_be_right_benches_is_made_elsewhere_and_gives_up_after_t
 #[test]
 fn what_the_miner_distrusts_is_made_again_and_only_that() {
     let known = manifest(Some(TaskKind::Commit2));
-    let (_, wrong) = JobOutput::Proven { seed: Seed([5; 32]), proof: SealProofBytes(vec![7; 192]) }.of_task();
+    let (_, wrong) =
+        JobOutput::Proven { seed: Seed([5; 32]), proof: SealProofBytes(vec![7; 192]) }.of_task().unwrap();
     let distrust = Distrust { task: TaskKind::Commit2, worker: None, output: wrong.digest() };
     let job = commit(2, 1, 5);
     assert_eq!(word(&plan(&job, Some(&known), NOW)), "done: proof");
@@ -432,4 +435,17 @@ fn a_line_of_history_reads_as_a_sentence_and_repeats_with_the_same_id() {
     let other = line(&failed(TaskKind::PreCommit1, FailureClass::Compute));
     assert_eq!(other.text, "pre-commit-1 failed on w-1: compute: it did not work");
     assert_ne!(other.id, finished.id);
+}
+
+#[test]
+fn a_removal_removes_whatever_is_there_unless_a_higher_fence_has_written() {
+    let remove = |fence| {
+        let ask = JobAsk::Remove { sealing: sealing(2), site: "site-1".parse().unwrap() };
+        Job::new(sector(), Fence(fence), None, ask)
+    };
+    assert_eq!(plan(&remove(2), None, NOW), Next::Remove);
+    let of_another_ticket = manifest(Some(TaskKind::Finalize));
+    assert_eq!(plan(&remove(9), Some(&of_another_ticket), NOW), Next::Remove);
+    let newer = Manifest { fence: Fence(3), ..of_another_ticket };
+    assert_eq!(plan(&remove(2), Some(&newer), NOW), Next::Outdated { manifest: Fence(3) });
 }

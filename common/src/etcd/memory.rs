@@ -77,6 +77,12 @@ impl Follower {
                     Err(error) => tracing::debug!(%agent, "not remembered yet: {error}"),
                 }
             }
+            for agent in members.returned() {
+                match self.etcd.take_back(self.miner, &agent).await {
+                    Ok(()) => tracing::info!(%agent, "the agent that was given up is back"),
+                    Err(error) => tracing::debug!(%agent, "still given up in etcd: {error}"),
+                }
+            }
             for agent in forgotten {
                 match self.etcd.forget(self.miner, &agent).await {
                     Ok(()) => {

@@ -18,6 +18,7 @@ use crate::sector::MinerId;
 use crate::tls::{ClientTls, TlsFileError};
 
 mod election;
+mod giving_up;
 mod lease;
 mod memory;
 mod reach;

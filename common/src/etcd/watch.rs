@@ -24,16 +24,19 @@ impl Etcd {
     ) -> Result<watch::Receiver<Members>, EtcdError> {
         let (infos, revision) = self.list_agents(miner).await?;
         let remembered = self.sightings(miner).await?;
+        let (given_up, _) = self.list_given_up(miner).await?;
         let (sender, members) = watch::channel(Members::default());
         let follower =
             Follower { etcd: self.clone(), miner, clock, members: sender, came_or_went: Notify::new() };
         follower.apply(MembershipEvent::Resync(infos));
         follower.apply(MembershipEvent::Remembered(remembered.clone()));
+        follower.apply(MembershipEvent::GivenUp(given_up));
         tokio::spawn(async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = follower.run(revision) => {}
                 () = follower.remember(remembered) => {}
+                () = follower.follow_given_up() => {}
             }
         });
         Ok(members)
@@ -112,11 +115,11 @@ impl Follower {
         }
     }
 
-    fn apply(&self, event: MembershipEvent) {
+    pub(super) fn apply(&self, event: MembershipEvent) {
         let now = self.clock.now();
         let mut came_or_went = false;
         self.members.send_if_modified(|members| {
-            let before = members.iter().count();
+            let before = members.clone();
             let changes = members.apply(event, now);
             for change in &changes {
                 match change {
@@ -126,7 +129,7 @@ impl Follower {
                 }
             }
             came_or_went = changes.iter().any(|change| !matches!(change, MembershipChange::Updated(_)));
-            !changes.is_empty() || members.iter().count() != before
+            !changes.is_empty() || *members != before
         });
         if came_or_went {
             self.came_or_went.notify_one();

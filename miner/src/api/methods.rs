@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use sealfarm_common::clock::Clock;
 use sealfarm_common::etcd::{Etcd, Leadership};
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
@@ -22,6 +24,7 @@ use super::hosts::agent_of_host;
 use super::views::{AgentRow, DEV_CHAIN_NOTICE, HistoryLine, Info, NULL_NOTICE, SectorDetail, SectorRow};
 use crate::chain::Chain;
 use crate::driver::{CommandError, Handle, Overview};
+use crate::sector::{Dropped, InvalidTransition};
 
 /// Events read of one sector.
 const HISTORY_MAX: usize = 500;
@@ -44,17 +47,31 @@ pub struct Context {
     pub etcd: Etcd,
     /// What the farm seals.
     pub farm: FarmInfo,
+    /// The time.
+    pub clock: Clock,
+    /// An agent gone for so long is dead.
+    pub dead_after: Duration,
 }
 
 /// The methods and what each asks of a token, for both sides.
 pub mod method {
     use sealfarm_common::rpc::{Method, joining};
-    use sealfarm_common::token::Permission::{Read, Write};
+    use sealfarm_common::token::Permission::{Admin, Read, Write};
 
     /// Takes [`super::PledgeParams`], answers [`super::Pledged`].
     pub const PLEDGE: Method = Method::new("Sealfarm.SectorsPledge", Write);
     /// Takes [`super::SectorParams`], answers nothing.
     pub const RETRY: Method = Method::new("Sealfarm.SectorsRetry", Write);
+    /// Takes [`super::MoveParams`], answers nothing.
+    pub const MOVE: Method = Method::new("Sealfarm.SectorsMove", Write);
+    /// Takes [`super::RemoveParams`], answers nothing.
+    pub const REMOVE: Method = Method::new("Sealfarm.SectorsRemove", Admin);
+    /// Takes [`super::AgentParams`], answers nothing.
+    pub const AGENT_DEAD: Method = Method::new("Sealfarm.AgentsDead", Write);
+    /// Answers the [`JobRow`](crate::api::views::JobRow)s.
+    pub const JOBS: Method = Method::new("Sealfarm.JobsList", Read);
+    /// Takes [`super::SectorParams`], answers [`Why`](crate::api::views::Why).
+    pub const WHY: Method = Method::new("Sealfarm.JobsWhy", Read);
     /// Takes [`super::ListParams`], answers the [`super::SectorRow`]s.
     pub const SECTORS: Method = Method::new("Sealfarm.SectorsList", Read);
     /// Takes [`super::SectorParams`], answers [`super::SectorDetail`].
@@ -65,7 +82,20 @@ pub mod method {
     pub const INFO: Method = Method::new("Sealfarm.Info", Read);
 
     /// All of them, with what workers ask.
-    pub const ALL: [Method; 7] = [PLEDGE, RETRY, SECTORS, STATUS, AGENTS, INFO, joining::AGENT_OF_HOST];
+    pub const ALL: [Method; 12] = [
+        PLEDGE,
+        RETRY,
+        MOVE,
+        REMOVE,
+        SECTORS,
+        STATUS,
+        AGENTS,
+        AGENT_DEAD,
+        JOBS,
+        WHY,
+        INFO,
+        joining::AGENT_OF_HOST,
+    ];
 }
 
 /// `Sealfarm.SectorsPledge`.
@@ -100,6 +130,33 @@ pub struct SectorParams {
     pub log: bool,
 }
 
+/// `Sealfarm.SectorsMove`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MoveParams {
+    /// Which.
+    pub number: SectorNumber,
+    /// Where to; to the agent that suits best unless given.
+    #[serde(default)]
+    pub to: Option<AgentId>,
+}
+
+/// `Sealfarm.SectorsRemove`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RemoveParams {
+    /// Which.
+    pub number: SectorNumber,
+    /// Also where the chain has its proof.
+    #[serde(default)]
+    pub really_proving: bool,
+}
+
+/// `Sealfarm.AgentsDead`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AgentParams {
+    /// Which.
+    pub agent: AgentId,
+}
+
 fn refused(command: CommandError) -> ExitError {
     let (code, next) = match &command {
         CommandError::NoAgent(none) => (ExitCode::NotFound, Some(none.next_step().to_owned())),
@@ -107,68 +164,120 @@ fn refused(command: CommandError) -> ExitError {
             (ExitCode::NotFound, Some("see `sealfarm-miner sectors list`".to_owned()))
         }
         CommandError::Standby => (ExitCode::Refused, None),
-        CommandError::Count(_) | CommandError::Invalid(_) => (ExitCode::BadInput, None),
+        CommandError::Interrupted => (
+            ExitCode::Refused,
+            Some("see `sealfarm-miner sectors list` at the miner that leads now".to_owned()),
+        ),
+        CommandError::UnknownAgent(_) => {
+            (ExitCode::NotFound, Some("see `sealfarm-miner agents list`".to_owned()))
+        }
+        CommandError::AtWork { number, .. } => (
+            ExitCode::Refused,
+            Some(format!("see `sealfarm-miner jobs why {number}`; `sectors move` gives it to another site")),
+        ),
+        CommandError::Invalid(invalid) => (ExitCode::BadInput, next_step(invalid)),
+        CommandError::Count(_) => (ExitCode::BadInput, None),
         CommandError::Chain(_) => (ExitCode::Unreachable, None),
         CommandError::Stopped | CommandError::Store(_) => (ExitCode::Failure, None),
     };
     ExitError { next, ..ExitError::new(code, command.to_string()) }
 }
 
-fn unread(bus: BusError) -> ExitError {
-    ExitError::new(ExitCode::Unreachable, format!("the history cannot be read: {bus}"))
+/// What an operator does about an event that does not move a sector.
+fn next_step(invalid: &InvalidTransition) -> Option<String> {
+    let number = invalid.number;
+    Some(match invalid.why {
+        Dropped::Proven if invalid.event == "remove" => format!(
+            "the chain has its proof and counts on its replica: `sealfarm-miner sectors remove {number} \
+             --really-proving` removes it all the same"
+        ),
+        Dropped::Proven => {
+            "only sectors that are not proven are moved: its replica stays where it is".to_owned()
+        }
+        Dropped::Expired => format!(
+            "its pre-commit has expired on the chain: `sealfarm-miner sectors remove {number}`, and pledge another"
+        ),
+        Dropped::AlreadyThere => "name another agent, or `--to auto`".to_owned(),
+        _ => return None,
+    })
+}
+
+pub(super) fn unread(bus: BusError) -> ExitError {
+    ExitError::new(ExitCode::Unreachable, format!("the hub cannot be read: {bus}"))
+}
+
+/// A method that asks the context.
+fn asking<P, F>(
+    context: &Arc<Context>,
+    ask: impl Fn(Arc<Context>, P) -> F + Clone + Send + Sync + 'static,
+) -> impl Fn(P) -> F + Clone + Send + Sync + 'static {
+    let context = context.clone();
+    move |params| ask(context.clone(), params)
 }
 
 /// Every method with the permission its caller needs.
 pub fn methods(context: &Arc<Context>) -> Methods {
-    let (pledge, retry, sectors, status, agents, info) = (
-        context.clone(),
-        context.clone(),
-        context.clone(),
-        context.clone(),
-        context.clone(),
-        context.clone(),
-    );
-    let hosts = context.clone();
     Methods::new()
-        .with(AGENT_OF_HOST, move |HostParams { addresses }| {
-            let found = agent_of_host(&hosts.members.borrow(), &addresses);
-            async move { found }
-        })
-        .with(method::PLEDGE, move |PledgeParams { count }| {
-            let context = pledge.clone();
-            async move {
+        .with(
+            AGENT_OF_HOST,
+            asking(context, |context, HostParams { addresses }| async move {
+                agent_of_host(&context.members.borrow(), &addresses)
+            }),
+        )
+        .with(
+            method::PLEDGE,
+            asking(context, |context, PledgeParams { count }| async move {
                 let pledged = context.handle.pledge(count).await.map(|sectors| Pledged { sectors });
                 context.told(pledged).await
-            }
-        })
-        .with(method::RETRY, move |SectorParams { number, .. }| {
-            let context = retry.clone();
-            async move {
-                let retried = context.handle.retry(number).await;
-                context.told(retried).await
-            }
-        })
-        .with(method::SECTORS, move |ListParams { events }| {
-            let context = sectors.clone();
-            async move { context.list(events).await }
-        })
-        .with(method::STATUS, move |SectorParams { number, log }| {
-            let context = status.clone();
-            async move { context.status(number, log).await }
-        })
-        .with(method::AGENTS, move |_: IgnoredAny| {
-            let context = agents.clone();
-            async move { context.agents().await }
-        })
-        .with(method::INFO, move |_: IgnoredAny| {
-            let context = info.clone();
-            async move { context.info().await }
-        })
+            }),
+        )
+        .with(
+            method::RETRY,
+            asking(
+                context,
+                |context, SectorParams { number, .. }| async move { context.retry(number).await },
+            ),
+        )
+        .with(
+            method::MOVE,
+            asking(context, |context, MoveParams { number, to }| async move {
+                let moved = context.handle.move_to(number, to).await;
+                context.told(moved).await
+            }),
+        )
+        .with(
+            method::REMOVE,
+            asking(context, |context, RemoveParams { number, really_proving }| async move {
+                let removed = context.handle.remove(number, really_proving).await;
+                context.told(removed).await
+            }),
+        )
+        .with(
+            method::SECTORS,
+            asking(context, |context, ListParams { events }| async move { context.list(events).await }),
+        )
+        .with(
+            method::STATUS,
+            asking(context, |context, SectorParams { number, log }| async move {
+                context.status(number, log).await
+            }),
+        )
+        .with(method::AGENTS, asking(context, |context, _: IgnoredAny| async move { context.agents().await }))
+        .with(
+            method::AGENT_DEAD,
+            asking(context, |context, AgentParams { agent }| async move { context.give_up(agent).await }),
+        )
+        .with(method::JOBS, asking(context, |context, _: IgnoredAny| async move { context.jobs().await }))
+        .with(
+            method::WHY,
+            asking(context, |context, SectorParams { number, .. }| async move { context.why(number).await }),
+        )
+        .with(method::INFO, asking(context, |context, _: IgnoredAny| async move { context.info().await }))
 }
 
 impl Context {
     /// An answer of the driver; where this process stands by, who leads.
-    async fn told<T>(&self, answered: Result<T, CommandError>) -> Result<T, ExitError> {
+    pub(super) async fn told<T>(&self, answered: Result<T, CommandError>) -> Result<T, ExitError> {
         match answered {
             Ok(value) => Ok(value),
             Err(CommandError::Standby) => Err(self.standing_by().await),
@@ -210,20 +319,46 @@ impl Context {
         let record = self.told(self.handle.sector(number).await).await?;
         let messages = self.history(number).await.map_err(unread)?;
         let row = SectorRow::new(&record, site_bytes(&messages));
+        let letters = self.letters(&record).await?;
         let history = if log { lines(&messages) } else { Vec::new() };
-        Ok(SectorDetail { row, record: (*record).clone(), history })
+        Ok(SectorDetail { row, record: (*record).clone(), history, letters })
     }
 
-    async fn history(&self, number: SectorNumber) -> Result<Vec<Message>, BusError> {
+    pub(super) async fn history(&self, number: SectorNumber) -> Result<Vec<Message>, BusError> {
         let hub = Hub(self.farm.miner);
         self.bus.stored(&hub.events_stream(), &hub.history(number), HISTORY_MAX).await
+    }
+
+    async fn retry(&self, number: SectorNumber) -> Result<(), ExitError> {
+        let record = self.told(self.handle.sector(number).await).await?;
+        let job_lost = self.is_job_lost(&record).await?;
+        self.told(self.handle.retry(number, job_lost).await).await
+    }
+
+    /// An operator says that an agent will not come back.
+    async fn give_up(&self, agent: AgentId) -> Result<(), ExitError> {
+        match self.members.borrow().member(&agent) {
+            None => {
+                return Err(ExitError::new(ExitCode::NotFound, format!("there is no agent {agent}"))
+                    .next("see `sealfarm-miner agents list`"));
+            }
+            Some(member) if member.is_live() => {
+                return Err(ExitError::new(ExitCode::Refused, format!("agent {agent} is live"))
+                    .next("stop it first, or move single sectors with `sealfarm-miner sectors move`"));
+            }
+            Some(_) => {}
+        }
+        let given_up = self.etcd.give_up(self.farm.miner, &agent, self.clock.now()).await;
+        given_up.map_err(|error| ExitError::new(error.exit_code(), error.to_string()))?;
+        tracing::warn!(%agent, "given up by an operator: what it has not proven is sealed elsewhere");
+        Ok(())
     }
 
     pub(super) async fn agents(&self) -> Result<Vec<AgentRow>, ExitError> {
         let mut in_flight: BTreeMap<AgentId, u32> = BTreeMap::new();
         match self.handle.sectors().await {
             Ok(records) => {
-                for record in records.iter().filter(|record| !record.state.is_settled()) {
+                for record in records.iter().filter(|record| !record.is_settled()) {
                     *in_flight.entry(record.agent.clone()).or_default() += 1;
                 }
             }
@@ -232,10 +367,12 @@ impl Context {
             Err(error) => return Err(refused(error)),
         }
         let members = self.members.borrow();
+        let dead = members.dead(self.clock.now(), self.dead_after);
         Ok(members
             .iter()
             .map(|(agent, member)| AgentRow {
                 member: member.clone(),
+                dead_since: dead.get(agent).copied(),
                 sectors_in_flight: in_flight.get(agent).copied().unwrap_or(0),
             })
             .collect())
@@ -287,7 +424,7 @@ fn site_bytes(history: &[Message]) -> u64 {
 }
 
 /// A readable history: every message id once, by time.
-fn lines(history: &[Message]) -> Vec<HistoryLine> {
+pub(super) fn lines(history: &[Message]) -> Vec<HistoryLine> {
     let mut seen = BTreeSet::new();
     let mut lines: Vec<HistoryLine> = history
         .iter()

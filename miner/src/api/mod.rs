@@ -4,6 +4,7 @@
 //! It asks the driver through its handle and changes nothing itself.
 
 mod hosts;
+mod jobs;
 pub mod methods;
 pub mod views;
 pub mod web;

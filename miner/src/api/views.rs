@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use sealfarm_common::commitment::CommR;
-use sealfarm_common::job::{AgentId, PhaseReport};
-use sealfarm_common::membership::{FarmInfo, Member};
+use sealfarm_common::job::{AgentId, Fence, JobKind, PhaseReport};
+use sealfarm_common::membership::{FarmInfo, Member, MemberState};
 use sealfarm_common::sector::{ProverKind, SectorNumber};
 use sealfarm_common::task::TaskKind;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::driver::Overview;
-use crate::sector::{SectorRecord, SectorState};
+use crate::sector::{self, SectorRecord, SectorState, Turn};
 
 /// One sector in a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,25 +57,26 @@ impl SectorRow {
             prover: record.prover,
             pledged: record.pledged,
             updated: record.updated,
-            reason: reason(&record.state),
+            reason: reason(record),
         }
     }
 }
 
-fn reason(state: &SectorState) -> Option<String> {
-    use crate::sector::Turn;
-    match state {
-        SectorState::PreCommitting { work, .. }
-        | SectorState::Committing { work, .. }
-        | SectorState::Finalizing { work, .. } => match &work.turn {
-            Turn::Resting { until, reason } => Some(format!("resting until {until:.0}: {reason}")),
-            Turn::Asked => None,
-        },
+fn reason(record: &SectorRecord) -> Option<String> {
+    let own = match &record.state {
         SectorState::Ticketing { reason, .. } => Some(reason.clone()),
         SectorState::Failed { at, class, reason, attempts } => {
             Some(format!("in {} after {attempts} tries, {class}: {reason}", at.name()))
         }
-        _ => None,
+        state => match state.work().map(|work| &work.turn) {
+            Some(Turn::Resting { until, reason }) => Some(format!("resting until {until:.0}: {reason}")),
+            Some(Turn::Asked) | None => None,
+        },
+    };
+    let conflict = record.conflict.as_ref().map(|conflict| sector::conflict_text(record, conflict));
+    match (own, conflict) {
+        (Some(own), Some(conflict)) if !own.contains(&conflict) => Some(format!("{own}; {conflict}")),
+        (own, conflict) => own.or(conflict),
     }
 }
 
@@ -101,6 +103,73 @@ pub struct SectorDetail {
     pub record: SectorRecord,
     /// Its history, oldest first; empty unless asked for.
     pub history: Vec<HistoryLine>,
+    /// What was set aside of its jobs and results, oldest first.
+    #[serde(default)]
+    pub letters: Vec<Letter>,
+}
+
+/// A message that nobody could use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Letter {
+    /// The subject it had.
+    pub subject: String,
+    /// Why it was set aside.
+    pub reason: String,
+    /// The job it was, or answered, where its headers say so.
+    pub job: Option<Uuid>,
+    /// When it was set aside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+}
+
+/// A job that a site is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRow {
+    /// The sector's number.
+    pub sector: SectorNumber,
+    /// What is asked for.
+    pub kind: JobKind,
+    /// Of which site.
+    pub agent: AgentId,
+    /// Whether that is live, gone or dead.
+    pub agent_state: String,
+    /// The job's id.
+    pub id: Uuid,
+    /// Its fence.
+    pub fence: Fence,
+    /// When its result stops being of use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// Since when it is asked for.
+    pub asked: Timestamp,
+    /// `hub`: in the site's queue; `site`: taken by the site; `dead stream`: set aside.
+    pub place: String,
+}
+
+/// Why a sector does not move on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Why {
+    /// The sector's number.
+    pub number: SectorNumber,
+    /// Its state's name.
+    pub state: String,
+    /// Since when it is in it.
+    pub since: Timestamp,
+    /// Whose turn it is.
+    pub turn: String,
+    /// What an operator can do.
+    pub next: String,
+    /// Whose sector it is.
+    pub agent: AgentId,
+    /// Whether that site is live, gone or dead.
+    pub agent_state: String,
+    /// The job it waits for, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobRow>,
+    /// What was set aside of its jobs and results, oldest first.
+    pub letters: Vec<Letter>,
+    /// The last lines of its history.
+    pub events: Vec<HistoryLine>,
 }
 
 /// One agent.
@@ -111,6 +180,21 @@ pub struct AgentRow {
     pub member: Member,
     /// Sectors placed there and not settled.
     pub sectors_in_flight: u32,
+    /// Since when it is dead: gone for too long, or given up by an operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_since: Option<Timestamp>,
+}
+
+impl AgentRow {
+    /// Where it stands, for lists.
+    pub fn standing(&self) -> String {
+        match (self.member.state, self.dead_since) {
+            (MemberState::Live, _) if self.member.info.draining => "draining".to_owned(),
+            (MemberState::Live, _) => "live".to_owned(),
+            (MemberState::Gone { .. }, Some(dead)) => format!("dead since {dead:.0}"),
+            (MemberState::Gone { since }, None) => format!("gone since {since:.0}"),
+        }
+    }
 }
 
 /// The miner at a glance.

@@ -6,7 +6,6 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing::get;
 use sealfarm_common::exit::ExitError;
-use sealfarm_common::membership::MemberState;
 use sealfarm_common::rpc::Router;
 use sealfarm_common::rpc::metrics::{self, AgentFigures, MinerFigures};
 use sealfarm_common::rpc::page::{Page, Table};
@@ -40,7 +39,7 @@ fn answered(answer: Result<impl axum::response::IntoResponse, ExitError>) -> Res
 
 async fn figures(context: &Context) -> Result<MinerFigures, ExitError> {
     let info = context.info().await?;
-    let agents = context.agents().await?.into_iter().map(|AgentRow { member, sectors_in_flight }| {
+    let agents = context.agents().await?.into_iter().map(|AgentRow { member, sectors_in_flight, .. }| {
         let live = member.is_live();
         let info = member.info;
         AgentFigures {
@@ -87,19 +86,14 @@ fn by_state(info: &Info) -> Table {
 }
 
 fn agents_table(agents: &[AgentRow]) -> Table {
-    let cells = |AgentRow { member, sectors_in_flight }: &AgentRow| {
-        let info = &member.info;
-        let state = match member.state {
-            MemberState::Live if info.draining => "draining".to_owned(),
-            MemberState::Live => "live".to_owned(),
-            MemberState::Gone { since } => format!("gone since {since:.0}"),
-        };
+    let cells = |row: &AgentRow| {
+        let info = &row.member.info;
         let workers: Vec<String> = info.workers.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
         vec![
             info.id.to_string(),
-            state,
+            row.standing(),
             info.version.clone(),
-            sectors_in_flight.to_string(),
+            row.sectors_in_flight.to_string(),
             format!("{:.1} GiB", info.free_store_bytes as f64 / f64::from(1 << 30)),
             workers.join(", "),
         ]

@@ -4,6 +4,7 @@ mod auth;
 mod config;
 mod hub_config;
 mod init;
+mod orders;
 mod pack;
 pub mod repo;
 mod run;
@@ -50,6 +51,9 @@ enum Command {
     /// Sectors: pledge them, look at them.
     #[command(subcommand)]
     Sectors(Sectors),
+    /// Jobs: where they are, and why a sector does not move on.
+    #[command(subcommand)]
+    Jobs(Jobs),
     /// Agents: look at them, give them credentials.
     #[command(subcommand)]
     Agents(Agents),
@@ -97,9 +101,47 @@ enum Sectors {
         #[arg(long)]
         json: bool,
     },
-    /// Goes on with a failed sector.
+    /// Goes on with a sector that failed or rests, or whose job was set aside.
     Retry {
         /// Its number.
+        number: SectorNumber,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Has another site seal sectors that are not proven.
+    Move {
+        /// Their numbers.
+        #[arg(required = true, value_name = "NUMBER")]
+        numbers: Vec<SectorNumber>,
+        /// An agent, or `auto` for the one that suits best.
+        #[arg(long, value_name = "AGENT")]
+        to: String,
+    },
+    /// Removes the files of a sector at every site that has sealed it; its number stays used.
+    Remove {
+        /// Its number.
+        number: SectorNumber,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+        /// Also where the chain has its proof and counts on its replica.
+        #[arg(long)]
+        really_proving: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Jobs {
+    /// Lists the jobs that sites are asked for.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says why a sector does not move on: whose turn it is, where its job is, and what helps.
+    Why {
+        /// The sector's number.
         number: SectorNumber,
         /// Print JSON.
         #[arg(long)]
@@ -109,11 +151,16 @@ enum Sectors {
 
 #[derive(Debug, Subcommand)]
 enum Agents {
-    /// Lists all agents, live and gone.
+    /// Lists all agents: live, gone, dead.
     List {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Says that an agent that is gone will not come back: what it has not proven is sealed elsewhere.
+    Dead {
+        /// The agent.
+        agent: AgentId,
     },
     /// Registers an agent and makes its bundle: the same as `pack`.
     Add(Box<pack::PackArgs>),
@@ -149,6 +196,9 @@ impl Cli {
             Command::Config(command) => config::run(&repo, &command),
             Command::Info { json } => block_on(show::info(&repo, json)),
             Command::Agents(Agents::List { json }) => block_on(show::agents(&repo, json)),
+            Command::Agents(Agents::Dead { agent }) => block_on(orders::dead(&repo, agent)),
+            Command::Jobs(Jobs::List { json }) => block_on(orders::jobs(&repo, json)),
+            Command::Jobs(Jobs::Why { number, json }) => block_on(orders::why(&repo, number, json)),
             Command::Agents(Agents::Credentials { agent, out }) => {
                 hub_config::credentials(&repo, &agent, &out)
             }
@@ -159,6 +209,10 @@ impl Cli {
                     Sectors::List { json } => show::sectors(&repo, json).await,
                     Sectors::Status { number, log, json } => show::sector(&repo, number, log, json).await,
                     Sectors::Retry { number, json } => show::retry(&repo, number, json).await,
+                    Sectors::Move { numbers, to } => orders::move_to(&repo, &numbers, &to).await,
+                    Sectors::Remove { number, yes, really_proving } => {
+                        orders::remove(&repo, number, yes, really_proving).await
+                    }
                 }
             }),
         }

@@ -24,7 +24,7 @@ use crate::api;
 use crate::api::views::NULL_NOTICE;
 use crate::chain::dev::{DevChain, DevChainSetup, OpenError};
 use crate::chain::verifier::{self, SealVerifier, VerifyError};
-use crate::driver::{Driver, Parts};
+use crate::driver::{Driver, Limits, Parts};
 use crate::settings::{self, Settings};
 
 /// A miner that is not elected for so long says that it is ready to stand by.
@@ -73,11 +73,12 @@ pub(super) async fn run(repo: Repo, flags: &EdgeFlags) -> Result<(), ExitError> 
         members: members.clone(),
         leadership: election.leadership(),
         tenure: election.tenure(),
-        clock,
+        clock: clock.clone(),
         miner: farm.miner,
         sector_size: farm.sector_size,
         prover: farm.prover,
         crash: CrashPoints::from_environment()?,
+        limits: Limits { dead_after: settings.agents.dead_after },
         shutdown: stop.clone(),
     });
     let driving = tokio::spawn(driver.run());
@@ -89,6 +90,8 @@ pub(super) async fn run(repo: Repo, flags: &EdgeFlags) -> Result<(), ExitError> 
         leadership: election.leadership(),
         etcd,
         farm,
+        clock,
+        dead_after: settings.agents.dead_after,
     };
     let context = Arc::new(context);
     let services = Services {

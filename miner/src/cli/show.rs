@@ -6,7 +6,6 @@ use comfy_table::Table;
 use jiff::Timestamp;
 use sealfarm_common::exit::ExitError;
 use sealfarm_common::job::PhaseReport;
-use sealfarm_common::membership::MemberState;
 use sealfarm_common::rpc::Client;
 use sealfarm_common::sector::{ProverKind, SectorNumber};
 use sealfarm_common::task::TaskKind;
@@ -21,7 +20,7 @@ use crate::api::views::{AgentRow, Info, NULL_NOTICE, SectorDetail, SectorRow};
 pub(super) const API_INFO: &str = "STORAGE_API_INFO";
 
 /// To the miner that the environment names, or else to the repository's.
-fn client(repo: &Repo) -> Result<Client, ExitError> {
+pub(super) fn client(repo: &Repo) -> Result<Client, ExitError> {
     if let Some(client) = Client::from_env(API_INFO)? {
         return Ok(client);
     }
@@ -95,7 +94,7 @@ pub(super) async fn sector(
     if json {
         return print_json(&detail);
     }
-    let SectorDetail { row, record, history } = &detail;
+    let SectorDetail { row, record, history, letters } = &detail;
     warn_of_null([row.prover]);
     let mut table = Table::new();
     table.add_row(["sector", &record.id().to_string()]);
@@ -103,7 +102,14 @@ pub(super) async fn sector(
     if let Some(reason) = &row.reason {
         table.add_row(["note", reason]);
     }
+    for letter in letters {
+        table.add_row(["set aside", &format!("{}: {}", letter.subject, letter.reason)]);
+    }
     table.add_row(["agent", row.agent.as_str()]);
+    if !record.former.is_empty() {
+        let sites: Vec<&str> = record.former.iter().map(|former| former.agent.as_str()).collect();
+        table.add_row(["sealed before by", &sites.join(", ")]);
+    }
     table.add_row(["sector size", record.size.name()]);
     table.add_row(["proof", &record.proof.to_string()]);
     table.add_row(["prover", &row.prover.to_string()]);
@@ -156,13 +162,8 @@ pub(super) async fn agents(repo: &Repo, json: bool) -> Result<(), ExitError> {
         "free store (GiB)",
         "workers",
     ]);
-    for AgentRow { member, sectors_in_flight } in &rows {
-        let info = &member.info;
-        let state = match member.state {
-            MemberState::Live if info.draining => "draining".to_owned(),
-            MemberState::Live => "live".to_owned(),
-            MemberState::Gone { since } => format!("gone since {}", moment(since)),
-        };
+    for row in &rows {
+        let (info, state) = (&row.member.info, row.standing());
         let sizes: Vec<&str> = info.sector_sizes.iter().map(|size| size.name()).collect();
         table.add_row([
             info.id.to_string(),
@@ -171,7 +172,7 @@ pub(super) async fn agents(repo: &Repo, json: bool) -> Result<(), ExitError> {
             sizes.join(" "),
             info.prover.to_string(),
             counted(&info.slots),
-            sectors_in_flight.to_string(),
+            row.sectors_in_flight.to_string(),
             format!("{:.1}", info.free_store_bytes as f64 / f64::from(1 << 30)),
             counted(&info.workers),
         ]);
@@ -225,6 +226,6 @@ fn warn_of_null(provers: impl IntoIterator<Item = ProverKind>) {
     }
 }
 
-fn moment(at: Timestamp) -> String {
+pub(super) fn moment(at: Timestamp) -> String {
     format!("{at:.0}")
 }

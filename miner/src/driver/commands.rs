@@ -7,16 +7,19 @@ use sealfarm_common::sector::SectorNumber;
 
 use super::handle::{Command, CommandError, Overview, PLEDGE_MAX, Reply};
 use super::pledging::{self, Pledged};
-use super::term::{Done, Term, Waiting};
+use super::term::{Done, Slot, Term, Waiting};
 use crate::placement::{self, Load};
-use crate::sector::{Event as SectorEvent, SectorState};
+use crate::sector::{Event as SectorEvent, SectorState, Turn};
 
 impl Term {
     pub(super) fn take_command(&mut self, command: Command) {
         match command {
             Command::Pledge { count, reply } => self.pledge(count, reply),
-            Command::Retry { number, reply } => {
-                self.offer(number, SectorEvent::Retry, Waiting::Operator(reply));
+            Command::Retry { number, job_lost, reply } => self.retry(number, job_lost, reply),
+            Command::Move { number, to, reply } => self.move_sector(number, to.as_ref(), reply),
+            Command::Remove { number, really_proving, reply } => {
+                let event = SectorEvent::Remove { really_proving };
+                self.offer(number, event, Waiting::Operator(reply));
             }
             Command::Sectors { reply } => {
                 drop(reply.send(Ok(self.slots.values().map(|slot| slot.record.clone()).collect())));
@@ -26,6 +29,19 @@ impl Term {
                 drop(reply.send(slot.map(|slot| slot.record.clone())));
             }
             Command::Overview { reply } => drop(reply.send(Ok(self.overview()))),
+        }
+    }
+
+    /// Asks again for a sector that failed or rests, or whose job was lost. What a site is at is left
+    /// alone: asked again under a higher fence, it would begin anew.
+    fn retry(&mut self, number: SectorNumber, job_lost: bool, reply: Reply<()>) {
+        let is_at_work = |slot: &Slot| {
+            let asked = slot.record.state.work().is_some_and(|work| matches!(work.turn, Turn::Asked));
+            (asked && !job_lost).then(|| slot.record.agent.clone())
+        };
+        match self.slots.get(&number).and_then(is_at_work) {
+            Some(agent) => drop(reply.send(Err(CommandError::AtWork { number, agent }))),
+            None => self.offer(number, SectorEvent::Retry, Waiting::Operator(reply)),
         }
     }
 
@@ -70,12 +86,17 @@ impl Term {
     }
 
     /// What every agent has in flight.
-    fn loads(&self) -> BTreeMap<AgentId, Load> {
+    pub(super) fn loads(&self) -> BTreeMap<AgentId, Load> {
         let mut loads: BTreeMap<AgentId, Load> = BTreeMap::new();
         for record in self.slots.values().map(|slot| &slot.record).filter(|r| !r.is_settled()) {
             let load = loads.entry(record.agent.clone()).or_default();
             load.in_flight += 1;
-            if matches!(record.state, SectorState::PreCommitting { .. } | SectorState::Ticketing { .. }) {
+            if matches!(
+                record.state,
+                SectorState::PreCommitting { .. }
+                    | SectorState::Ticketing { .. }
+                    | SectorState::Remaking { .. }
+            ) {
                 load.unfinished += 1;
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use sealfarm_common::job::AgentId;
 use sealfarm_common::sector::SectorNumber;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -23,12 +24,26 @@ pub enum CommandError {
     /// The driver has ended.
     #[error("the miner is stopping")]
     Stopped,
+    /// The process stopped leading while the command was under way.
+    #[error("this miner stopped leading meanwhile; the command may have been carried out")]
+    Interrupted,
     /// There is nobody to seal.
     #[error(transparent)]
     NoAgent(#[from] NoAgent),
     /// There is no such sector.
     #[error("there is no sector {0}")]
     UnknownSector(SectorNumber),
+    /// There is no such agent.
+    #[error("there is no agent {0}")]
+    UnknownAgent(AgentId),
+    /// A site has the sector's job, as far as is known.
+    #[error("sector {number} has not failed: {agent} is at it")]
+    AtWork {
+        /// The sector.
+        number: SectorNumber,
+        /// The site.
+        agent: AgentId,
+    },
     /// Not in this state.
     #[error(transparent)]
     Invalid(#[from] InvalidTransition),
@@ -57,7 +72,9 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, CommandError>>;
 /// What can be asked.
 pub(super) enum Command {
     Pledge { count: u32, reply: Reply<Vec<SectorNumber>> },
-    Retry { number: SectorNumber, reply: Reply<()> },
+    Retry { number: SectorNumber, job_lost: bool, reply: Reply<()> },
+    Move { number: SectorNumber, to: Option<AgentId>, reply: Reply<()> },
+    Remove { number: SectorNumber, really_proving: bool, reply: Reply<()> },
     Sectors { reply: Reply<Vec<Arc<SectorRecord>>> },
     Sector { number: SectorNumber, reply: Reply<Arc<SectorRecord>> },
     Overview { reply: Reply<Overview> },
@@ -68,7 +85,9 @@ impl Command {
     pub(super) fn refuse(self, error: CommandError) {
         match self {
             Self::Pledge { reply, .. } => drop(reply.send(Err(error))),
-            Self::Retry { reply, .. } => drop(reply.send(Err(error))),
+            Self::Retry { reply, .. } | Self::Move { reply, .. } | Self::Remove { reply, .. } => {
+                drop(reply.send(Err(error)));
+            }
             Self::Sectors { reply } => drop(reply.send(Err(error))),
             Self::Sector { reply, .. } => drop(reply.send(Err(error))),
             Self::Overview { reply } => drop(reply.send(Err(error))),
@@ -94,12 +113,31 @@ impl Handle {
         self.ask(|reply| Command::Pledge { count, reply }).await
     }
 
-    /// Goes on with a failed sector. Answers when that is stored.
+    /// Goes on with a sector that failed or rests; with one that a site has been asked for, only where
+    /// `job_lost`: the job or its result was set aside. Answers when that is stored.
     ///
     /// # Errors
-    /// When there is no such sector, or it has not failed.
-    pub async fn retry(&self, number: SectorNumber) -> Result<(), CommandError> {
-        self.ask(|reply| Command::Retry { number, reply }).await
+    /// When there is no such sector, or a site is at it.
+    pub async fn retry(&self, number: SectorNumber, job_lost: bool) -> Result<(), CommandError> {
+        self.ask(|reply| Command::Retry { number, job_lost, reply }).await
+    }
+
+    /// Has another site seal a sector that is not proven: `to`, or the one that suits best. Answers when
+    /// that is stored.
+    ///
+    /// # Errors
+    /// When there is no such sector or agent, when it cannot take the sector, or when that is proven.
+    pub async fn move_to(&self, number: SectorNumber, to: Option<AgentId>) -> Result<(), CommandError> {
+        self.ask(|reply| Command::Move { number, to, reply }).await
+    }
+
+    /// Has the files of a sector removed at every site that has sealed it; of one that is proven, only
+    /// with `really_proving`. Answers when that is stored.
+    ///
+    /// # Errors
+    /// When there is no such sector, or it is proven.
+    pub async fn remove(&self, number: SectorNumber, really_proving: bool) -> Result<(), CommandError> {
+        self.ask(|reply| Command::Remove { number, really_proving, reply }).await
     }
 
     /// All sectors, by number.
@@ -129,6 +167,6 @@ impl Handle {
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, CommandError> {
         let (reply, answer) = oneshot::channel();
         self.0.send(command(reply)).await.map_err(|_| CommandError::Stopped)?;
-        answer.await.unwrap_or(Err(CommandError::Stopped))
+        answer.await.unwrap_or(Err(CommandError::Interrupted))
     }
 }

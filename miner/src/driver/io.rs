@@ -9,10 +9,10 @@ use futures::future;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::etcd::Tenure;
-use sealfarm_common::job::{AgentId, Job};
+use sealfarm_common::job::{AgentId, Job, JobKind};
 use sealfarm_common::retry::Backoff;
 use sealfarm_common::sector::{MinerId, ProverKind, SectorNumber, SectorSize};
-use sealfarm_nats::bus::{Bus, Published};
+use sealfarm_nats::bus::{Bus, BusError, Message, Published};
 use sealfarm_nats::streams;
 use sealfarm_nats::subjects::{Hub, Source};
 use sealfarm_nats::wire::{self, SectorEvent};
@@ -28,6 +28,8 @@ use crate::sector::{self, Challenge, Effect, Event, Landing, Milestone, SectorRe
 const REQUESTS_MAX: usize = 64;
 /// Proofs verified at the same time.
 const VERIFYING_MAX: usize = 2;
+/// A place in the queue that turns out to be taken is tried again so often at a time.
+const PLACE_TRIES: u32 = 3;
 /// How often is looked whether the lease is good again.
 const LEASE_AGAIN: Duration = Duration::from_millis(100);
 
@@ -62,6 +64,7 @@ pub(super) struct Io {
     pub(super) miner: MinerId,
     pub(super) sector_size: SectorSize,
     pub(super) prover: ProverKind,
+    pub(super) dead_after: Duration,
     pub(super) mandate: Mandate,
     tenure: Tenure,
     requests: Arc<Semaphore>,
@@ -119,6 +122,7 @@ impl Io {
             miner: parts.miner,
             sector_size: parts.sector_size,
             prover: parts.prover,
+            dead_after: parts.limits.dead_after,
             mandate: Mandate { revision: 0, fence: 0 },
             tenure: parts.tenure.clone(),
             requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
@@ -218,7 +222,8 @@ impl Io {
     pub(super) async fn publish(&self, record: &SectorRecord, effects: &[Effect]) {
         let published = effects.iter().map(|effect| async move {
             match effect {
-                Effect::PublishJob(job) => self.publish_job(&record.agent, job).await,
+                Effect::PublishJob { agent, job } => self.publish_job(agent, job).await,
+                Effect::WithdrawJobs { agent } => self.withdraw_jobs(agent, record.number).await,
                 Effect::Tell(milestone) => self.tell(record, milestone).await,
                 _ => {}
             }
@@ -234,24 +239,49 @@ impl Io {
                 return;
             }
         };
-        let stream = self.hub().jobs_stream();
         self.again("publish a job", || async {
-            match self.bus.publish(message.clone()).await {
-                Ok(Published::AlreadyQueued) => {}
-                Ok(Published::Stored(_) | Published::Duplicate) => return Ok(()),
-                Err(error) => return Err(error.to_string()),
+            for _ in 0..PLACE_TRIES {
+                match self.bus.publish(message.clone()).await? {
+                    Published::Stored(_) | Published::Duplicate => return Ok(()),
+                    Published::AlreadyQueued => {
+                        if self.is_placed(&message, job).await? {
+                            return Ok(());
+                        }
+                    }
+                }
             }
-            // The place is taken: by this job, or by an older one that the agent has not
-            // acknowledged yet and soon will.
-            let queued = self.bus.stored(&stream, &message.subject, 1).await.map_err(|e| e.to_string())?;
-            match queued.first() {
-                Some(first) if first.headers.value(wire::JOB) == message.headers.value(wire::JOB) => Ok(()),
-                _ => Err(format!("an older job is still queued under {}", message.subject)),
-            }
+            let reason = format!("an older job is still queued under {}", message.subject);
+            Err(BusError::Unavailable { action: "publish a job".to_owned(), reason })
         })
         .await;
         self.crash.pass("miner.job.published");
         tracing::debug!(sector = %job.sector, job = %job.id, kind = %job.kind(), %agent, "job published");
+    }
+
+    /// Looks at what is queued in a job's place: it is this job, or one that outdates it; or it is an
+    /// older one, whose result nobody waits for any more, and is withdrawn.
+    async fn is_placed(&self, message: &Message, job: &Job) -> Result<bool, BusError> {
+        let stream = self.hub().jobs_stream();
+        let queued = self.bus.stored(&stream, &message.subject, 1).await?;
+        let Some(queued) = queued.first() else { return Ok(false) };
+        let fence = queued.headers.value(wire::FENCE).and_then(|fence| fence.parse().ok());
+        if queued.headers.value(wire::JOB) == message.headers.value(wire::JOB)
+            || fence.is_some_and(|fence: u64| fence > job.fence.0)
+        {
+            return Ok(true);
+        }
+        self.bus.withdraw(&stream, &message.subject).await?;
+        Ok(false)
+    }
+
+    /// Takes back the sealing jobs of a sector that wait in a site's queue.
+    async fn withdraw_jobs(&self, agent: &AgentId, number: SectorNumber) {
+        let stream = self.hub().jobs_stream();
+        for kind in [JobKind::PreCommit, JobKind::Commit, JobKind::Finalize] {
+            let subject = self.hub().job(agent, kind, number);
+            self.again("withdraw a job", || self.bus.withdraw(&stream, &subject)).await;
+            self.crash.pass("miner.job.withdrawn");
+        }
     }
 
     async fn tell(&self, record: &SectorRecord, milestone: &Milestone) {
@@ -305,7 +335,11 @@ impl Io {
                 self.crash.pass("miner.prove-commit.pushed");
                 Some(with_uuid(answer, *uuid))
             }
-            Effect::PublishJob(_) | Effect::Tell(_) | Effect::WatchMessage { .. } | Effect::WakeAt(_) => None,
+            Effect::PublishJob { .. }
+            | Effect::WithdrawJobs { .. }
+            | Effect::Tell(_)
+            | Effect::WatchMessage { .. }
+            | Effect::WakeAt(_) => None,
         }
     }
 

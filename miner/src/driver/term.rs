@@ -233,8 +233,14 @@ impl Term {
                 Event::TaskDone(done) => self.take_done(done),
                 Event::Command(command) => self.take_command(command),
                 Event::Result(incoming) => self.take_result(incoming),
-                Event::HeadChanged => self.take_head(),
-                Event::MembersChanged => self.meet_agents(),
+                Event::HeadChanged => {
+                    self.take_head();
+                    self.move_from_dead();
+                }
+                Event::MembersChanged => {
+                    self.meet_agents();
+                    self.move_from_dead();
+                }
                 Event::RestOver => self.wake_rested(),
             }
             if self.deposed {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 use sealfarm_common::commitment::Digest;
-use sealfarm_common::job::{FinalSizes, Job, JobAsk, JobKind, JobOutput, JobResult, Outcome};
+use sealfarm_common::job::{AgentId, FinalSizes, Job, JobAsk, JobKind, JobOutput, JobResult, Outcome};
 use sealfarm_common::membership::{AgentInfo, MembershipEvent};
 use sealfarm_common::null_proof;
 use sealfarm_common::sector::SectorNumber;
@@ -20,6 +20,7 @@ use super::*;
 use crate::chain::dev::{DevChain, DevChainConfig, DevChainSetup};
 use crate::chain::verifier::NullVerifier;
 
+mod moving;
 mod reorgs;
 mod take_over;
 
@@ -37,6 +38,7 @@ struct Inner {
     messages: Vec<Message>,
     results: VecDeque<Message>,
     acked: Vec<String>,
+    withdrawn: Vec<String>,
     entries: BTreeMap<String, (Bytes, u64)>,
     revision: u64,
 }
@@ -71,10 +73,11 @@ impl Acknowledge for MemoryAck {
 }
 
 impl MemoryBus {
-    /// The jobs published that nobody has seen before.
-    fn new_jobs(&self, seen: &mut usize) -> Vec<Job> {
+    /// The jobs published for an agent that nobody has seen before.
+    fn new_jobs(&self, agent: &AgentId, seen: &mut usize) -> Vec<Job> {
         let inner = self.inner.lock().unwrap();
-        let jobs = inner.messages.iter().filter(|m| m.subject.contains(".job.")).skip(*seen);
+        let of_agent = format!(".job.{agent}.");
+        let jobs = inner.messages.iter().filter(|m| m.subject.contains(&of_agent)).skip(*seen);
         let jobs: Vec<Job> = jobs.map(|m| wire::decode(&m.payload).unwrap()).collect();
         *seen += jobs.len();
         jobs
@@ -154,6 +157,11 @@ impl Bus for MemoryBus {
         let inner = self.inner.lock().unwrap();
         Ok(inner.messages.iter().filter(|m| m.subject == pattern).take(most).cloned().collect())
     }
+    async fn withdraw(&self, _stream: &str, pattern: &str) -> Result<u64, BusError> {
+        // The messages stay where the tests look at them.
+        self.inner.lock().unwrap().withdrawn.push(pattern.to_owned());
+        Ok(0)
+    }
     async fn entry(&self, _bucket: &str, key: &str) -> Result<Option<Entry>, BusError> {
         let inner = self.inner.lock().unwrap();
         Ok(inner.entries.get(key).map(|(value, revision)| Entry {
@@ -232,6 +240,11 @@ impl Farm {
         self.members.send_modify(|members| drop(members.apply(MembershipEvent::Put(info), now)));
     }
 
+    fn agent_goes(&self, id: &str) {
+        let (now, gone) = (self.clock.now(), MembershipEvent::Delete(id.parse().unwrap()));
+        self.members.send_modify(|members| drop(members.apply(gone, now)));
+    }
+
     fn miner(&self) -> (Handle, CancellationToken, tokio::task::JoinHandle<()>) {
         self.candidate(self.leadership.subscribe(), Tenure::unlimited())
     }
@@ -255,6 +268,7 @@ impl Farm {
             sector_size: SectorSize::KiB2,
             prover: ProverKind::Null,
             crash: CrashPoints::none(),
+            limits: Limits::default(),
             shutdown: shutdown.clone(),
         });
         (handle, shutdown, tokio::spawn(driver.run()))
@@ -262,11 +276,11 @@ impl Farm {
 
     /// Answers jobs like a site would, for ever.
     fn site(&self, agent: &str) -> tokio::task::JoinHandle<()> {
-        let (bus, agent) = (self.bus.clone(), agent.parse().unwrap());
+        let (bus, agent): (_, AgentId) = (self.bus.clone(), agent.parse().unwrap());
         tokio::spawn(async move {
             let mut seen = 0;
             loop {
-                for job in bus.new_jobs(&mut seen) {
+                for job in bus.new_jobs(&agent, &mut seen) {
                     let result = answer(&job, &agent);
                     // Delivered twice, as may happen.
                     bus.answer(wire::job_result_message(&result).unwrap());
@@ -297,6 +311,7 @@ fn answer(job: &Job, agent: &sealfarm_common::job::AgentId) -> JobResult {
                 sealed_sha256: Digest([0; 32]),
             },
         },
+        JobAsk::Remove { .. } => JobOutput::Removed { files: 2, bytes: 2048 },
     };
     JobResult {
         id: job.id,

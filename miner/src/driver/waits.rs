@@ -19,7 +19,7 @@ impl Term {
     pub(super) fn carry_out(&mut self, number: SectorNumber, effects: &[Effect]) {
         for effect in effects {
             match effect {
-                Effect::PublishJob(_) | Effect::Tell(_) => {}
+                Effect::PublishJob { .. } | Effect::WithdrawJobs { .. } | Effect::Tell(_) => {}
                 Effect::WatchMessage { uuid, message } => {
                     self.watched.insert(number, (*uuid, message.clone()));
                     self.unsearched.insert(number);

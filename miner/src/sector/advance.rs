@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sealfarm_common::failure::{Failure, FailureClass};
-use sealfarm_common::job::{Fence, JobOutput, JobResult, Outcome, named_id};
+use sealfarm_common::job::{AgentId, Distrust, Fence, Job, JobKind, JobOutput, JobResult, Outcome, named_id};
 use sealfarm_common::retry::Backoff;
 use sealfarm_common::sector::ProverKind;
 use sealfarm_nats::wire;
 
+use super::moving::{former_of, is_asked, move_to, take_former_result};
+use super::removing::{remove, take_removed};
 use super::{
-    COMPUTE_TRIES_MAX, Dropped, Event, Evidence, Proven, Pushed, Replica, SectorRecord, SectorState,
-    Submission, TICKETS_MAX, Tries, Turn, Work, asked_job, landing,
+    COMPUTE_TRIES_MAX, Challenge, Dropped, Event, Evidence, Proven, Pushed, Replica, SectorRecord,
+    SectorState, Submission, TICKETS_MAX, Tries, Turn, Work, asked_jobs, landing,
 };
 use crate::chain::verifier::cc_comm_d;
 use crate::chain::{ChainMessageId, ExitCode, Landed};
@@ -41,36 +43,41 @@ pub(super) fn advance(record: &SectorRecord, event: Event, now: Timestamp) -> Re
         Event::Reverted { message } => revert(next, &message),
         Event::Seed(challenge) => match &record.state {
             SectorState::WaitSeed { replica, pre_commit } if *pre_commit == challenge.pre_commit => {
-                let (replica, work) = (replica.clone(), Work::asked(Tries::default()));
-                Ok(with(next, SectorState::Committing { replica, challenge, work }))
+                let (replica, late) = (replica.clone(), now >= challenge.prove_by);
+                let state = begin_proving(replica, challenge.clone(), Work::default());
+                let next = with(next, state);
+                Ok(if late { too_late_to_prove(next, &challenge, Tries::default()) } else { next })
             }
             SectorState::WaitSeed { .. } => Err(Dropped::NotAsked),
             _ => Err(Dropped::OutOfPlace),
         },
-        Event::ProofInvalid { uuid, reason } => match &record.state {
-            SectorState::CommitSubmitting { submission: Submission::Pushing { uuid: open }, .. } => {
-                if *open != uuid {
-                    return Err(Dropped::NotAsked);
-                }
-                let failure = Failure::new(FailureClass::InvalidOutput, reason);
-                Ok(give_up(next, failure, 1))
-            }
-            _ => Err(Dropped::OutOfPlace),
-        },
-        Event::Retry => retry(next),
+        Event::ProofInvalid { uuid, reason } => proof_invalid(next, uuid, reason, now),
+        Event::Retry => retry(next, now),
+        Event::Move { to, reason } => move_to(next, to, &reason, now),
+        Event::Remove { really_proving } => remove(next, really_proving),
     }
 }
 
-/// Adds the payload of the job the record asks for to what has crossed the WAN.
-///
-/// Called once for every record that is new: two records in a row never ask for the same job.
-pub(super) fn count_job(record: &mut SectorRecord) {
+/// Adds the payload of the jobs that the record asks for, and `before` did not, to what has crossed the
+/// WAN.
+pub(super) fn count_jobs(before: Option<&SectorRecord>, record: &mut SectorRecord) {
+    let known = before.map(asked_jobs).unwrap_or_default();
+    let is_new = |(_, job): &(AgentId, Job)| known.iter().all(|(_, other)| other.id != job.id);
     // A job that cannot be encoded is not published either.
-    let bytes = asked_job(record).and_then(|job| wire::encode(&job).ok()).map_or(0, |payload| payload.len());
+    let encoded = |(_, job)| wire::encode(&job).map_or(0, |payload| payload.len());
+    let bytes: usize = asked_jobs(record).into_iter().filter(is_new).map(encoded).sum();
     record.wan_payload_bytes += bytes as u64;
 }
 
-fn with(mut record: SectorRecord, state: SectorState) -> SectorRecord {
+/// What follows once there is a seed: the proof, or first the replica where it lies at another site.
+fn begin_proving(replica: Replica, challenge: Challenge, work: Work) -> SectorState {
+    match replica.at {
+        None => SectorState::Committing { replica, challenge, work },
+        Some(_) => SectorState::Remaking { replica, challenge, work },
+    }
+}
+
+pub(super) fn with(mut record: SectorRecord, state: SectorState) -> SectorRecord {
     record.state = state;
     record
 }
@@ -94,13 +101,10 @@ fn submission(state: &SectorState) -> Option<&Submission> {
 
 /// Whether a result answers the question that is open.
 fn admit(record: &SectorRecord, result: &JobResult) -> Result<(), Dropped> {
-    if result.fence < record.fence {
-        return Err(Dropped::OldFence);
+    if is_asked(record, result) {
+        return Ok(());
     }
-    match asked_job(record) {
-        Some(job) if job.id == result.id && result.agent == record.agent => Ok(()),
-        _ => Err(Dropped::NotAsked),
-    }
+    Err(if result.fence < record.fence { Dropped::OldFence } else { Dropped::NotAsked })
 }
 
 fn take_result(
@@ -109,8 +113,15 @@ fn take_result(
     payload_bytes: u64,
     now: Timestamp,
 ) -> Result<SectorRecord, Dropped> {
+    if former_of(&next, &result).is_some() && !is_asked(&next, &result) {
+        next.wan_payload_bytes += payload_bytes;
+        return take_former_result(next, result, now);
+    }
     admit(&next, &result)?;
     next.wan_payload_bytes += payload_bytes;
+    if result.kind == JobKind::Remove {
+        return take_removed(next, result, now);
+    }
     next.phases.extend(result.phases);
     let answered = if result.prover == next.prover {
         result.outcome
@@ -132,31 +143,46 @@ fn wrong_prover(record: &SectorRecord, found: ProverKind) -> Failure {
     Failure::new(FailureClass::Input, reason)
 }
 
-fn take_output(next: SectorRecord, output: JobOutput, now: Timestamp) -> SectorRecord {
+pub(super) fn take_output(mut next: SectorRecord, output: JobOutput, now: Timestamp) -> SectorRecord {
     let invalid = |what: String| Failure::new(FailureClass::InvalidOutput, what);
+    let wrong = Distrust::of(&output, &next.phases);
     match (next.state.clone(), output) {
         (SectorState::PreCommitting { terms, work }, JobOutput::PreCommitted { comm_d, comm_r }) => {
             let expected = cc_comm_d(next.size);
             if comm_d != expected {
                 let reason = format!("CommD is {comm_d}, that of a sector of zeros is {expected}");
+                next.distrust(wrong);
                 return take_failure(next, invalid(reason), now);
             }
-            let replica = Replica { terms, comm_d, comm_r, committed: None };
+            let replica = Replica { terms, comm_d, comm_r, at: None, committed: None };
             let submission = pushing(&next, "pre-commit");
             with(next, SectorState::PreCommitSubmitting { replica, submission, tries: work.tries })
         }
-        (SectorState::Committing { replica, challenge, .. }, JobOutput::Proven { seed, proof }) => {
+        (SectorState::Remaking { mut replica, challenge, .. }, JobOutput::PreCommitted { comm_r, .. }) => {
+            if comm_r != replica.comm_r {
+                let (made, known) = (comm_r, replica.comm_r);
+                let reason = format!("{} made CommR {made}, the pre-commit says {known}", next.agent);
+                next.distrust(wrong);
+                return take_failure(next, invalid(reason), now);
+            }
+            replica.at = None;
+            with(next, SectorState::Committing { replica, challenge, work: Work::default() })
+        }
+        (SectorState::Committing { replica, challenge, work }, JobOutput::Proven { seed, proof }) => {
             let (bytes, expected) = (proof.0.len(), next.proof.proof_bytes());
             if seed != challenge.seed {
                 let reason = format!("the proof answers seed {seed}, asked was {}", challenge.seed);
+                next.distrust(wrong);
                 return take_failure(next, invalid(reason), now);
             }
             if bytes != expected {
                 let reason = format!("the proof has {bytes} bytes, {} has {expected}", next.proof);
+                next.distrust(wrong);
                 return take_failure(next, invalid(reason), now);
             }
             let submission = pushing(&next, "prove-commit");
-            with(next, SectorState::CommitSubmitting { replica, challenge, proof, submission })
+            let tries = work.tries;
+            with(next, SectorState::CommitSubmitting { replica, challenge, proof, submission, tries })
         }
         (SectorState::Finalizing { replica, proven, .. }, JobOutput::Finalized { sizes }) => {
             with(next, SectorState::Proving { replica, proven, sizes })
@@ -168,13 +194,28 @@ fn take_output(next: SectorRecord, output: JobOutput, now: Timestamp) -> SectorR
     }
 }
 
-fn take_failure(next: SectorRecord, failure: Failure, now: Timestamp) -> SectorRecord {
-    let mut tries = match &next.state {
-        SectorState::PreCommitting { work, .. }
-        | SectorState::Committing { work, .. }
-        | SectorState::Finalizing { work, .. } => work.tries,
-        _ => Tries::default(),
+/// A proof that does not hold: the site makes another, and benches who made this one.
+fn proof_invalid(
+    mut next: SectorRecord,
+    uuid: uuid::Uuid,
+    reason: String,
+    now: Timestamp,
+) -> Result<SectorRecord, Dropped> {
+    let SectorState::CommitSubmitting { replica, challenge, proof, submission, tries } = next.state.clone()
+    else {
+        return Err(Dropped::OutOfPlace);
     };
+    if submission != (Submission::Pushing { uuid }) {
+        return Err(Dropped::NotAsked);
+    }
+    next.distrust(Distrust::of(&JobOutput::Proven { seed: challenge.seed, proof }, &next.phases));
+    let work = Work { turn: Turn::Asked, tries };
+    let next = with(next, SectorState::Committing { replica, challenge, work });
+    Ok(take_failure(next, Failure::new(FailureClass::InvalidOutput, reason), now))
+}
+
+pub(super) fn take_failure(next: SectorRecord, failure: Failure, now: Timestamp) -> SectorRecord {
+    let mut tries = next.state.work().map(|work| work.tries).unwrap_or_default();
     match failure.class {
         FailureClass::Infra => {
             tries.infra = tries.infra.saturating_add(1);
@@ -191,7 +232,7 @@ fn take_failure(next: SectorRecord, failure: Failure, now: Timestamp) -> SectorR
         FailureClass::Deadline => match next.state {
             SectorState::PreCommitting { .. } => new_ticket(next, tries, failure.reason),
             // What is on the chain has no deadline any more: something else is wrong at the site.
-            SectorState::Finalizing { .. } => {
+            SectorState::Finalizing { .. } | SectorState::Removing { .. } => {
                 tries.infra = tries.infra.saturating_add(1);
                 rest(next, tries, failure, tries.infra - 1, now)
             }
@@ -208,27 +249,43 @@ fn rest(mut next: SectorRecord, tries: Tries, failure: Failure, nth: u32, now: T
     let pause: Duration = Backoff::INFRA.delay(nth, spread);
     let until = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
     raise_fence(&mut next);
-    let resting = Work { turn: Turn::Resting { until, reason: failure.to_string() }, tries };
-    match &mut next.state {
-        SectorState::PreCommitting { work, .. }
-        | SectorState::Committing { work, .. }
-        | SectorState::Finalizing { work, .. } => *work = resting,
-        _ => {}
+    if let Some(work) = next.state.work_mut() {
+        *work = Work { turn: Turn::Resting { until, reason: failure.to_string() }, tries };
     }
     next
 }
 
+/// Asks again after a rest, unless it is too late for that.
 fn ask_again(mut next: SectorRecord, now: Timestamp) -> Result<SectorRecord, Dropped> {
-    match &mut next.state {
-        SectorState::PreCommitting { work, .. }
-        | SectorState::Committing { work, .. }
-        | SectorState::Finalizing { work, .. } => match work.turn {
-            Turn::Resting { until, .. } if until <= now => work.turn = Turn::Asked,
-            Turn::Resting { .. } | Turn::Asked => return Err(Dropped::NotAsked),
-        },
-        _ => return Err(Dropped::OutOfPlace),
-    }
-    Ok(next)
+    let work = next.state.work_mut().ok_or(Dropped::OutOfPlace)?;
+    let (tries, reason) = match &work.turn {
+        Turn::Resting { until, reason } if *until <= now => (work.tries, reason.clone()),
+        Turn::Resting { .. } | Turn::Asked => return Err(Dropped::NotAsked),
+    };
+    work.turn = Turn::Asked;
+    Ok(match &next.state {
+        SectorState::PreCommitting { terms, .. } if now >= terms.submit_by => {
+            let reason = format!("the ticket expired at {:.0}; last: {reason}", terms.submit_by);
+            new_ticket(next, tries, reason)
+        }
+        SectorState::Remaking { challenge, .. } | SectorState::Committing { challenge, .. }
+            if now >= challenge.prove_by =>
+        {
+            let challenge = challenge.clone();
+            too_late_to_prove(next, &challenge, tries)
+        }
+        _ => next,
+    })
+}
+
+/// The pre-commit has expired on the chain: nothing can be proven under its number any more.
+fn too_late_to_prove(next: SectorRecord, challenge: &Challenge, tries: Tries) -> SectorRecord {
+    let reason = format!(
+        "the pre-commit of epoch {} expired unproven at {:.0} and its deposit is lost; the number stays used: \
+         remove the sector's files and pledge another",
+        challenge.pre_commit, challenge.prove_by
+    );
+    give_up(next, Failure::new(FailureClass::Deadline, reason), tries.total() + 1)
 }
 
 fn new_ticket(mut next: SectorRecord, mut tries: Tries, reason: String) -> SectorRecord {
@@ -240,7 +297,7 @@ fn new_ticket(mut next: SectorRecord, mut tries: Tries, reason: String) -> Secto
     with(next, SectorState::Ticketing { tries, reason })
 }
 
-fn give_up(next: SectorRecord, failure: Failure, attempts: u32) -> SectorRecord {
+pub(super) fn give_up(next: SectorRecord, failure: Failure, attempts: u32) -> SectorRecord {
     let Failure { class, reason } = failure;
     let at = Box::new(next.state.clone());
     with(next, SectorState::Failed { at, class, reason, attempts })
@@ -289,7 +346,7 @@ fn take_landing(
                 activation: landed.epoch,
                 evidence: Some(Evidence { uuid, challenge, proof }),
             };
-            with(next, SectorState::Finalizing { replica, proven, work: Work::asked(Tries::default()) })
+            with(next, SectorState::Finalizing { replica, proven, work: Work::default() })
         }
         _ => next,
     })
@@ -305,6 +362,7 @@ fn revert(mut next: SectorRecord, message: &ChainMessageId) -> Result<SectorReco
     }
     let state = match next.state.clone() {
         SectorState::WaitSeed { replica, .. }
+        | SectorState::Remaking { replica, .. }
         | SectorState::Committing { replica, .. }
         | SectorState::CommitSubmitting { replica, .. } => {
             let Some(Pushed { uuid, message }) = replica.committed.clone() else {
@@ -319,7 +377,7 @@ fn revert(mut next: SectorRecord, message: &ChainMessageId) -> Result<SectorReco
                 return Err(Dropped::OutOfPlace);
             };
             let submission = Submission::Sent { uuid, message: message.clone() };
-            SectorState::CommitSubmitting { replica, challenge, proof, submission }
+            SectorState::CommitSubmitting { replica, challenge, proof, submission, tries: Tries::default() }
         }
         _ => return Err(Dropped::OutOfPlace),
     };
@@ -369,33 +427,44 @@ fn refused(next: SectorRecord, reason: String, now: Timestamp) -> SectorRecord {
     }
 }
 
-fn retry(mut next: SectorRecord) -> Result<SectorRecord, Dropped> {
-    let SectorState::Failed { at, class, reason, .. } = next.state.clone() else {
-        return Err(Dropped::OutOfPlace);
+/// Goes on with a failed sector, or asks again for a job that was lost.
+pub(super) fn retry(mut next: SectorRecord, now: Timestamp) -> Result<SectorRecord, Dropped> {
+    let (at, class, reason) = match next.state.clone() {
+        SectorState::Failed { at, class, reason, .. } => (*at, Some(class), reason),
+        state if state.work().is_some() => (state, None, "an operator asked for it again".to_owned()),
+        _ => return Err(Dropped::OutOfPlace),
     };
     raise_fence(&mut next);
-    let fresh = Tries::default();
-    let state = match *at {
-        SectorState::PreCommitting { .. } | SectorState::PreCommitSubmitting { .. }
-            if class == FailureClass::Deadline =>
-        {
-            SectorState::Ticketing { tries: fresh, reason }
+    let (tries, work) = (Tries::default(), Work::default());
+    let late = |terms: &super::Terms| class == Some(FailureClass::Deadline) || now >= terms.submit_by;
+    let state = match at {
+        SectorState::PreCommitting { terms, .. } if late(&terms) => SectorState::Ticketing { tries, reason },
+        SectorState::PreCommitSubmitting { replica, .. } if late(&replica.terms) => {
+            SectorState::Ticketing { tries, reason }
         }
-        SectorState::PreCommitting { terms, .. } => {
-            SectorState::PreCommitting { terms, work: Work::asked(fresh) }
+        // One of two replicas that differ is wrong, and nobody knows which: another ticket, another replica.
+        SectorState::PreCommitSubmitting { .. } if next.conflict.is_some() => {
+            next.conflict = None;
+            SectorState::Ticketing { tries, reason }
         }
-        SectorState::Ticketing { reason, .. } => SectorState::Ticketing { tries: fresh, reason },
+        SectorState::PreCommitting { terms, .. } => SectorState::PreCommitting { terms, work },
+        SectorState::Ticketing { reason, .. } => SectorState::Ticketing { tries, reason },
         SectorState::PreCommitSubmitting { replica, .. } => {
             let submission = pushing(&next, "pre-commit");
-            SectorState::PreCommitSubmitting { replica, submission, tries: fresh }
+            SectorState::PreCommitSubmitting { replica, submission, tries }
         }
-        SectorState::Committing { replica, challenge, .. }
-        | SectorState::CommitSubmitting { replica, challenge, .. } => {
-            SectorState::Committing { replica, challenge, work: Work::asked(fresh) }
+        SectorState::Remaking { challenge, .. }
+        | SectorState::Committing { challenge, .. }
+        | SectorState::CommitSubmitting { challenge, .. }
+            if now >= challenge.prove_by =>
+        {
+            return Err(Dropped::Expired);
         }
-        SectorState::Finalizing { replica, proven, .. } => {
-            SectorState::Finalizing { replica, proven, work: Work::asked(fresh) }
-        }
+        SectorState::Remaking { replica, challenge, .. }
+        | SectorState::Committing { replica, challenge, .. }
+        | SectorState::CommitSubmitting { replica, challenge, .. } => begin_proving(replica, challenge, work),
+        SectorState::Finalizing { replica, proven, .. } => SectorState::Finalizing { replica, proven, work },
+        SectorState::Removing { from, left, .. } => SectorState::Removing { from, left, work },
         // No other state fails.
         _ => return Err(Dropped::OutOfPlace),
     };

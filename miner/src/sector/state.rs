@@ -1,11 +1,11 @@
 //! What a sector's record holds: its state with that state's data, and what holds in every state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use sealfarm_common::commitment::{CommD, CommR, SealProofBytes, Seed};
+use sealfarm_common::commitment::{CommD, CommR, SealProofBytes, Seed, Ticket};
 use sealfarm_common::failure::FailureClass;
-use sealfarm_common::job::{AgentId, Fence, FinalSizes, PhaseReport};
+use sealfarm_common::job::{AgentId, DISTRUSTS_MAX, Distrust, Fence, FinalSizes, PhaseReport};
 use sealfarm_common::sector::{MinerId, ProverKind, SealProof, SectorId, SectorNumber, SectorSize};
 use sealfarm_common::task::TaskKind;
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,9 @@ pub struct Replica {
     pub comm_d: CommD,
     /// Its commitment.
     pub comm_r: CommR,
+    /// The site that holds it, where that is not the record's: the sector was moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<AgentId>,
     /// The message that committed to it, once that landed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub committed: Option<Pushed>,
@@ -127,6 +130,12 @@ pub struct Work {
     pub tries: Tries,
 }
 
+impl Default for Work {
+    fn default() -> Self {
+        Self::asked(Tries::default())
+    }
+}
+
 impl Work {
     /// With the agent, after these tries.
     pub const fn asked(tries: Tries) -> Self {
@@ -196,6 +205,16 @@ pub enum SectorState {
         /// Where that landed.
         pre_commit: ChainEpoch,
     },
+    /// The sector was moved after its pre-commit landed: the new agent makes the same replica again,
+    /// under the same ticket. Its result moves the sector on.
+    Remaking {
+        /// The replica the chain knows.
+        replica: Replica,
+        /// What the proof will answer.
+        challenge: Challenge,
+        /// The job.
+        work: Work,
+    },
     /// The agent proves the replica; its result moves the sector on.
     Committing {
         /// What is proven.
@@ -216,6 +235,9 @@ pub enum SectorState {
         proof: SealProofBytes,
         /// The message.
         submission: Submission,
+        /// Tries in vain so far, kept for a proof that does not hold.
+        #[serde(default)]
+        tries: Tries,
     },
     /// The agent clears the cache; its result moves the sector on.
     Finalizing {
@@ -247,10 +269,16 @@ pub enum SectorState {
         /// Tries in vain, this one included.
         attempts: u32,
     },
-    /// The site was asked to remove the sector's files.
+    /// The sites that have sealed it were asked to remove its files; their results move the sector on.
     Removing {
         /// The state it was removed from.
         from: Box<SectorState>,
+        /// The sites that have not answered.
+        #[serde(default)]
+        left: BTreeSet<AgentId>,
+        /// The job.
+        #[serde(default)]
+        work: Work,
     },
     /// Its files are gone; its number stays taken.
     Removed,
@@ -264,6 +292,7 @@ impl SectorState {
             Self::Ticketing { .. } => "Ticketing",
             Self::PreCommitSubmitting { .. } => "PreCommitSubmitting",
             Self::WaitSeed { .. } => "WaitSeed",
+            Self::Remaking { .. } => "Remaking",
             Self::Committing { .. } => "Committing",
             Self::CommitSubmitting { .. } => "CommitSubmitting",
             Self::Finalizing { .. } => "Finalizing",
@@ -271,6 +300,51 @@ impl SectorState {
             Self::Failed { .. } => "Failed",
             Self::Removing { .. } => "Removing",
             Self::Removed => "Removed",
+        }
+    }
+
+    /// What the replica is made under, or is to be.
+    pub fn terms(&self) -> Option<&Terms> {
+        match self {
+            Self::PreCommitting { terms, .. } => Some(terms),
+            Self::Failed { at, .. } => at.terms(),
+            Self::Removing { from, .. } => from.terms(),
+            other => other.replica().map(|replica| &replica.terms),
+        }
+    }
+
+    /// The job that is being worked for.
+    pub fn work(&self) -> Option<&Work> {
+        match self {
+            Self::PreCommitting { work, .. }
+            | Self::Remaking { work, .. }
+            | Self::Committing { work, .. }
+            | Self::Finalizing { work, .. }
+            | Self::Removing { work, .. } => Some(work),
+            _ => None,
+        }
+    }
+
+    /// The same, to change it.
+    pub(super) fn work_mut(&mut self) -> Option<&mut Work> {
+        match self {
+            Self::PreCommitting { work, .. }
+            | Self::Remaking { work, .. }
+            | Self::Committing { work, .. }
+            | Self::Finalizing { work, .. }
+            | Self::Removing { work, .. } => Some(work),
+            _ => None,
+        }
+    }
+
+    /// Whether the chain has its proof, or is being given it.
+    pub fn is_proven(&self) -> bool {
+        match self {
+            Self::CommitSubmitting { .. } | Self::Finalizing { .. } | Self::Proving { .. } => true,
+            // A proof that was refused, or did not hold, proves nothing.
+            Self::Failed { at, .. } => !matches!(**at, Self::CommitSubmitting { .. }) && at.is_proven(),
+            Self::Removing { from, .. } => from.is_proven(),
+            _ => false,
         }
     }
 
@@ -284,12 +358,13 @@ impl SectorState {
         match self {
             Self::PreCommitSubmitting { replica, .. }
             | Self::WaitSeed { replica, .. }
+            | Self::Remaking { replica, .. }
             | Self::Committing { replica, .. }
             | Self::CommitSubmitting { replica, .. }
             | Self::Finalizing { replica, .. }
             | Self::Proving { replica, .. } => Some(replica),
             Self::Failed { at, .. } => at.replica(),
-            Self::Removing { from } => from.replica(),
+            Self::Removing { from, .. } => from.replica(),
             Self::PreCommitting { .. } | Self::Ticketing { .. } | Self::Removed => None,
         }
     }
@@ -300,10 +375,38 @@ impl SectorState {
             Self::CommitSubmitting { proof, .. } => Some(proof.0.len()),
             Self::Finalizing { proven, .. } | Self::Proving { proven, .. } => Some(proven.proof_bytes),
             Self::Failed { at, .. } => at.proof_bytes(),
-            Self::Removing { from } => from.proof_bytes(),
+            Self::Removing { from, .. } => from.proof_bytes(),
             _ => None,
         }
     }
+}
+
+/// A site that sealed the sector before it was moved away. What it still sends is not an old fence: the
+/// first result that holds wins. Its files are removed once the sector is proven.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Former {
+    /// The site.
+    pub agent: AgentId,
+    /// The fence it was asked under last.
+    pub fence: Fence,
+    /// The job it was asked for last, whose result may come yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<Uuid>,
+    /// What that was to be made under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<Ticket>,
+}
+
+/// Two replicas of one sealing that differ, which must never happen: one of the two sites computes
+/// wrongly, or its files were altered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// The site whose replica differs from the record's.
+    pub agent: AgentId,
+    /// That replica's commitment.
+    pub comm_r: CommR,
+    /// When it was found.
+    pub at: Timestamp,
 }
 
 /// All the miner knows of one sector: the value under its number in the bucket.
@@ -329,6 +432,15 @@ pub struct SectorRecord {
     pub leader: i64,
     /// Where it stands.
     pub state: SectorState,
+    /// The sites that sealed it before, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<Former>,
+    /// A replica of another site that differs from the record's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<Conflict>,
+    /// Outputs of its sites that were found wrong; their phases run again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub distrusts: Vec<Distrust>,
     /// When its number was reserved.
     pub pledged: Timestamp,
     /// When it last changed.
@@ -347,13 +459,25 @@ impl SectorRecord {
         SectorId { miner: self.miner, number: self.number }
     }
 
-    /// Whether nothing is to be done for it.
-    pub const fn is_settled(&self) -> bool {
-        self.state.is_settled()
+    /// Remembers an output that was found wrong; of too many the latest.
+    pub(super) fn distrust(&mut self, wrong: Option<Distrust>) {
+        if let Some(wrong) = wrong.filter(|wrong| !self.distrusts.contains(wrong)) {
+            self.distrusts.push(wrong);
+            let above = self.distrusts.len().saturating_sub(DISTRUSTS_MAX);
+            self.distrusts.drain(..above);
+        }
+    }
+
+    /// Whether nothing is to be done for it: it is settled, and no former site holds files of it.
+    pub fn is_settled(&self) -> bool {
+        match self.state {
+            SectorState::Proving { .. } => self.former.is_empty(),
+            _ => self.state.is_settled(),
+        }
     }
 
     /// Whether nothing but an operator's removal or a reorg moves it any more.
-    pub const fn is_final(&self) -> bool {
-        matches!(self.state, SectorState::Proving { .. } | SectorState::Removed)
+    pub fn is_final(&self) -> bool {
+        self.is_settled() && matches!(self.state, SectorState::Proving { .. } | SectorState::Removed)
     }
 }

@@ -5,7 +5,7 @@ use expect_test::expect_file;
 use proptest::prelude::*;
 use sealfarm_common::commitment::{CommD, CommR, Digest, SealProofBytes, Seed, Ticket};
 use sealfarm_common::failure::{Failure, FailureClass};
-use sealfarm_common::job::{FinalSizes, JobKind, JobOutput, Outcome, PhaseReport};
+use sealfarm_common::job::{FinalSizes, JobAsk, JobKind, JobOutput, Outcome, PhaseReport};
 use sealfarm_common::null_proof;
 use sealfarm_common::task::TaskKind;
 use sealfarm_nats::wire;
@@ -13,7 +13,7 @@ use sealfarm_nats::wire;
 use super::*;
 use crate::chain::{ExitCode, TicketDraw};
 
-fn at(second: i64) -> Timestamp {
+pub(crate) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + second).unwrap()
 }
 
@@ -22,7 +22,7 @@ fn terms(epoch: i64) -> Terms {
     Terms { ticket, expiration: 1_549_440, submit_by: at(1_000) }
 }
 
-fn pledged() -> SectorRecord {
+pub(crate) fn pledged() -> SectorRecord {
     let pledge = Pledge {
         miner: MinerId(1000),
         number: SectorNumber(7),
@@ -39,7 +39,7 @@ fn kind_asked(record: &SectorRecord) -> JobKind {
     asked_job(record).map_or(JobKind::PreCommit, |job| job.kind())
 }
 
-fn output(record: &SectorRecord) -> JobOutput {
+pub(crate) fn output(record: &SectorRecord) -> JobOutput {
     match asked_job(record).map(|job| job.ask) {
         Some(JobAsk::Commit { sealing, comm_r, seed, .. }) => JobOutput::Proven {
             seed,
@@ -55,7 +55,7 @@ fn sizes() -> FinalSizes {
 }
 
 /// The result of whatever the record asks; of nothing in particular where it asks nothing.
-fn result(record: &SectorRecord, outcome: Outcome<JobOutput>) -> JobResult {
+pub(crate) fn result(record: &SectorRecord, outcome: Outcome<JobOutput>) -> JobResult {
     JobResult {
         id: asked_job(record).map_or_else(Uuid::nil, |job| job.id),
         sector: record.id(),
@@ -68,7 +68,7 @@ fn result(record: &SectorRecord, outcome: Outcome<JobOutput>) -> JobResult {
     }
 }
 
-fn result_event(result: JobResult) -> Event {
+pub(crate) fn result_event(result: JobResult) -> Event {
     Event::Result { result: Box::new(result), payload_bytes: 500 }
 }
 
@@ -76,7 +76,7 @@ fn failed(record: &SectorRecord, class: FailureClass) -> Event {
     result_event(result(record, Outcome::Failed(Failure::new(class, "it did not work"))))
 }
 
-fn done(record: &SectorRecord) -> Event {
+pub(crate) fn done(record: &SectorRecord) -> Event {
     result_event(result(record, Outcome::Done(output(record))))
 }
 
@@ -92,12 +92,12 @@ fn submission_of(record: &SectorRecord) -> (Uuid, ChainMessageId) {
     }
 }
 
-fn sent(record: &SectorRecord) -> Event {
+pub(crate) fn sent(record: &SectorRecord) -> Event {
     let (uuid, message) = submission_of(record);
     Event::Sent { uuid, message }
 }
 
-fn landed(record: &SectorRecord, epoch: ChainEpoch, exit: ExitCode) -> Event {
+pub(crate) fn landed(record: &SectorRecord, epoch: ChainEpoch, exit: ExitCode) -> Event {
     Event::Landed { message: submission_of(record).1, landed: Landed { epoch, exit } }
 }
 
@@ -106,12 +106,34 @@ fn reverted(record: &SectorRecord) -> Event {
     Event::Reverted { message }
 }
 
-fn seed(record: &SectorRecord) -> Event {
+pub(crate) fn seed(record: &SectorRecord) -> Event {
     let pre_commit = match &record.state {
         SectorState::WaitSeed { pre_commit, .. } => *pre_commit,
         _ => 0,
     };
     Event::Seed(Challenge { pre_commit, seed: Seed([9; 32]), prove_by: at(5_000) })
+}
+
+/// What the first of the former sites would still answer to a pre-commit job.
+fn former_result(record: &SectorRecord) -> Event {
+    let former = record.former.first();
+    let comm_d = null_proof::comm_d(record.size);
+    result_event(JobResult {
+        id: former.and_then(|former| former.job).unwrap_or_default(),
+        kind: JobKind::PreCommit,
+        agent: former.map_or_else(|| "nobody".parse().unwrap(), |former| former.agent.clone()),
+        fence: former.map_or(Fence(0), |former| former.fence),
+        ..result(record, Outcome::Done(JobOutput::PreCommitted { comm_d, comm_r: CommR([3; 32]) }))
+    })
+}
+
+/// The answer to a removal, where one is asked for.
+fn removed(record: &SectorRecord) -> Event {
+    let asked = asked_jobs(record).into_iter().find(|(_, job)| job.kind() == JobKind::Remove);
+    let (agent, id) =
+        asked.map_or_else(|| (record.agent.clone(), Uuid::nil()), |(agent, job)| (agent, job.id));
+    let outcome = Outcome::Done(JobOutput::Removed { files: 1, bytes: 1 });
+    result_event(JobResult { id, kind: JobKind::Remove, agent, ..result(record, outcome) })
 }
 
 /// Every event, as it would have to be to fit this record, by name.
@@ -137,16 +159,22 @@ fn events(record: &SectorRecord) -> Vec<(&'static str, Event)> {
         ("seed", seed(record)),
         ("proof invalid", Event::ProofInvalid { uuid, reason: reason() }),
         ("retry", Event::Retry),
+        ("move", Event::Move { to: "site-2".parse().unwrap(), reason: reason() }),
+        ("former's result", former_result(record)),
+        ("removed", removed(record)),
+        ("remove", Event::Remove { really_proving: false }),
+        ("really remove", Event::Remove { really_proving: true }),
     ]
 }
 
-fn then(record: &SectorRecord, event: Event) -> SectorRecord {
+pub(crate) fn then(record: &SectorRecord, event: Event) -> SectorRecord {
     step(record, event, at(10)).unwrap().0
 }
 
 /// A record in every state, and in every turn of the states that have turns.
-fn records() -> Vec<(&'static str, SectorRecord)> {
+pub(crate) fn records() -> Vec<(&'static str, SectorRecord)> {
     let pre_committing = pledged();
+    let pre_committing_again = pledged();
     let rests = |record: &SectorRecord| then(record, failed(record, FailureClass::Infra));
     let ticketing = then(&pre_committing, failed(&pre_committing, FailureClass::Deadline));
     let pushing = then(&pre_committing, done(&pre_committing));
@@ -158,22 +186,26 @@ fn records() -> Vec<(&'static str, SectorRecord)> {
     let finalizing = then(&proof_watched, landed(&proof_watched, 20, ExitCode::Ok));
     let proving = then(&finalizing, done(&finalizing));
     let given_up = then(&pre_committing, failed(&pre_committing, FailureClass::Input));
-    let bad_proof = then(
-        &proof_pushing,
-        Event::ProofInvalid { uuid: submission_of(&proof_pushing).0, reason: "no".into() },
-    );
-    let removing = SectorRecord {
-        state: SectorState::Removing { from: Box::new(proving.state.clone()) },
-        ..proving.clone()
+    let refused = Event::Refused { uuid: submission_of(&proof_pushing).0, reason: "no".into() };
+    let bad_proof = then(&proof_pushing, refused);
+    let to = |record: &SectorRecord| {
+        then(record, Event::Move { to: "site-2".parse().unwrap(), reason: "dead".into() })
     };
-    let removed = SectorRecord { state: SectorState::Removed, ..proving.clone() };
+    let remaking = to(&committing);
+    let cleared = SectorRecord { former: remaking.former.clone(), ..proving.clone() };
+    let removing = then(&proving, Event::Remove { really_proving: true });
+    let gone = then(&removing, removed(&removing));
     vec![
         ("PreCommitting resting", rests(&pre_committing)),
         ("PreCommitting asked", pre_committing),
         ("Ticketing", ticketing),
         ("PreCommitSubmitting pushing", pushing),
         ("PreCommitSubmitting sent", watched),
+        ("PreCommitting moved", to(&pre_committing_again)),
+        ("WaitSeed moved", to(&wait_seed)),
         ("WaitSeed", wait_seed),
+        ("Remaking resting", rests(&remaking)),
+        ("Remaking asked", remaking),
         ("Committing resting", rests(&committing)),
         ("Committing asked", committing),
         ("CommitSubmitting pushing", proof_pushing),
@@ -181,16 +213,18 @@ fn records() -> Vec<(&'static str, SectorRecord)> {
         ("Finalizing resting", rests(&finalizing)),
         ("Finalizing asked", finalizing),
         ("Proving", proving),
+        ("Proving, made elsewhere too", cleared),
         ("Failed in PreCommitting", given_up),
         ("Failed in CommitSubmitting", bad_proof),
         ("Removing", removing),
-        ("Removed", removed),
+        ("Removed", gone),
     ]
 }
 
 fn names(effects: &[Effect]) -> String {
     let name = |effect: &Effect| match effect {
-        Effect::PublishJob(job) => format!("publish {}", job.kind()),
+        Effect::PublishJob { agent, job } => format!("publish {} to {agent}", job.kind()),
+        Effect::WithdrawJobs { agent } => format!("withdraw from {agent}"),
         Effect::Tell(_) => "tell".into(),
         Effect::DrawTicket => "draw ticket".into(),
         Effect::SubmitPreCommit { .. } => "submit pre-commit".into(),
@@ -289,6 +323,28 @@ fn a_wrong_comm_d_is_invalid_output_and_given_up_after_three_tries() {
 }
 
 #[test]
+fn a_proof_that_does_not_hold_is_distrusted_and_made_again_three_times_at_most() {
+    let (_, mut record) = records().into_iter().find(|(state, _)| *state == "Committing asked").unwrap();
+    for tried in 1..=3 {
+        let pushing = then(&record, done(&record));
+        let uuid = submission_of(&pushing).0;
+        record = then(&pushing, Event::ProofInvalid { uuid, reason: "it does not hold".into() });
+        assert_eq!(record.distrusts.len(), 1, "the same proof is the same distrust");
+        match &record.state {
+            SectorState::Committing { work, .. } if tried < 3 => {
+                let Turn::Resting { until, .. } = work.turn else { panic!("{work:?}") };
+                record = step(&record, Event::RestOver, until).unwrap().0;
+                assert_eq!(asked_job(&record).unwrap().distrusts, record.distrusts);
+            }
+            SectorState::Failed { class, attempts, .. } if tried == 3 => {
+                assert_eq!((*class, *attempts), (FailureClass::InvalidOutput, 3));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn an_answer_to_another_seed_never_becomes_a_message() {
     let (_, record) = records().into_iter().find(|(state, _)| *state == "Committing asked").unwrap();
     let other = JobOutput::Proven { seed: Seed([1; 32]), proof: SealProofBytes(vec![0; 192]) };
@@ -339,7 +395,7 @@ fn what_the_chain_takes_back_is_watched_again_and_reaches_proving_from_every_sta
         let back = then(&record, Event::Reverted { message: message.clone() });
         let (_, open) = submission_of(&back);
         assert_eq!(open, message, "{state}: the same message is watched");
-        let fence_rises = state != "WaitSeed";
+        let fence_rises = !state.starts_with("WaitSeed");
         assert_eq!(back.fence > record.fence, fence_rises, "{state}");
         let proving = again_to_proving(&back);
         assert_eq!(proving.state.replica().unwrap().comm_r, CommR([3; 32]), "{state}");
@@ -395,7 +451,7 @@ proptest! {
     /// Random events, fitting or not: what must hold on every way.
     #[test]
     fn on_every_way_fences_rise_and_effects_are_the_same_each_time(
-        choices in proptest::collection::vec((0usize..17, 0i64..100), 1..80)
+        choices in proptest::collection::vec((0usize..22, 0i64..100), 1..80)
     ) {
         let mut record = pledged();
         let mut now = 0;
@@ -407,21 +463,28 @@ proptest! {
             prop_assert!(next.fence >= record.fence);
             prop_assert!(next.wan_payload_bytes >= record.wan_payload_bytes);
             prop_assert_eq!(&stepped, &effects(&next), "a restart does what the step did");
-            if record.state.name() == "Proving" || record.state.name() == "Removed" {
-                prop_assert_eq!(event.name(), "reverted");
+            prop_assert!(record.state.name() != "Removed");
+            if record.state.name() == "Proving" {
+                let leaves = matches!(
+                    event,
+                    Event::Remove { .. } | Event::Result { .. } | Event::Reverted { .. }
+                );
+                prop_assert!(leaves, "{event:?}");
             }
             if record.state.name() == "Failed" {
-                prop_assert_eq!(event, Event::Retry);
+                let ordered = matches!(event, Event::Retry | Event::Move { .. } | Event::Remove { .. });
+                prop_assert!(ordered, "{event:?}");
             }
             for effect in &stepped {
-                let (id, kind) = match effect {
-                    Effect::PublishJob(job) => (job.id, job.kind().as_str()),
-                    Effect::SubmitPreCommit { uuid, .. } => (*uuid, "pre-commit message"),
-                    Effect::SubmitProveCommit { uuid, .. } => (*uuid, "prove-commit message"),
+                // A message stays the same when the sector is moved; a job is of its fence.
+                let (id, kind, fence) = match effect {
+                    Effect::PublishJob { job, .. } => (job.id, job.kind().as_str(), job.fence),
+                    Effect::SubmitPreCommit { uuid, .. } => (*uuid, "pre-commit message", Fence(0)),
+                    Effect::SubmitProveCommit { uuid, .. } => (*uuid, "prove-commit message", Fence(0)),
                     _ => continue,
                 };
-                let known = *uuids.entry(id).or_insert((kind, next.fence));
-                prop_assert_eq!(known, (kind, next.fence), "one id, one thing");
+                let known = *uuids.entry(id).or_insert((kind, fence));
+                prop_assert_eq!(known, (kind, fence), "one id, one thing");
             }
             record = next;
         }

@@ -132,3 +132,23 @@ pub(super) async fn headers_and_payload_arrive_unchanged(b: Bench) -> Result<()>
     }
     Ok(())
 }
+
+pub(super) async fn what_is_withdrawn_never_comes_and_leaves_its_place(b: Bench) -> Result<()> {
+    let consumer = ConsumerSpec { ack_wait: SHORT_ACK_WAIT, ..b.consumer("c") };
+    b.set_up(StreamSpec { one_a_subject: true, ..b.queue() }, consumer).await?;
+    let stream = format!("{}-stream", b.name);
+    for subject in ["in-hand.1", "waiting.1", "stays.1"] {
+        b.publish(subject, subject).await?;
+    }
+    let in_hand = b.pull_one().await?;
+    ensure!(b.bus.withdraw(&stream, &b.subject("in-hand.1")).await? == 1);
+    ensure!(b.bus.withdraw(&stream, &b.subject("waiting.>")).await? == 1);
+    ensure!(b.bus.withdraw(&stream, &b.subject("waiting.>")).await? == 0, "twice is once");
+    b.expect_stored(&["stays.1"]).await?;
+    expect(&b.publish("in-hand.1", "another").await?, true)?;
+    let came = b.pull(10, PATIENCE).await?;
+    ensure!(came.len() == 2, "{came:?}");
+    // Its acknowledgement comes late and concerns nothing that is there.
+    let _ = in_hand.ack().await;
+    b.expect_stored(&["stays.1", "in-hand.1"]).await
+}

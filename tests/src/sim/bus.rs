@@ -229,6 +229,15 @@ impl Bus for SimBus {
         self.link.carry(&format!("read {pattern} from stream {stream}"), operation).await
     }
 
+    async fn withdraw(&self, stream: &str, pattern: &str) -> Result<u64, BusError> {
+        let operation = async {
+            let withdrawn = self.server.lock().stream(stream)?.withdraw(pattern);
+            self.server.changed().notify_waiters();
+            Ok(withdrawn)
+        };
+        self.link.carry(&format!("withdraw {pattern} from stream {stream}"), operation).await
+    }
+
     async fn entry(&self, bucket: &str, key: &str) -> Result<Option<Entry>, BusError> {
         let operation = async { Ok(self.server.lock().bucket(bucket)?.entry(key)) };
         self.link.carry(&format!("read {bucket}/{key}"), operation).await

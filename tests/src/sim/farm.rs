@@ -246,6 +246,7 @@ impl SimFarm {
             sector_size: SECTOR_SIZE,
             prover: ProverKind::Null,
             crash: CrashPoints::none(),
+            limits: miner::Limits::default(),
             shutdown: CancellationToken::new(),
         });
         let mut tasks = JoinSet::new();

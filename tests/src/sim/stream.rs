@@ -258,6 +258,16 @@ impl Stream {
         self.consumers.get(consumer).map_or(Duration::ZERO, |consumer| consumer.spec.ack_wait)
     }
 
+    /// Removes the messages stored under a subject pattern; tells how many.
+    pub(super) fn withdraw(&mut self, pattern: &str) -> u64 {
+        let of_pattern = |(sequence, stored): (&u64, &Stored)| {
+            matches(pattern, &stored.message.subject).then_some(*sequence)
+        };
+        let found: Vec<u64> = self.messages.iter().filter_map(of_pattern).collect();
+        found.iter().for_each(|sequence| self.remove(*sequence));
+        found.len() as u64
+    }
+
     /// The messages stored under a subject pattern, oldest first.
     pub(super) fn stored(&mut self, pattern: &str, now: Instant) -> impl Iterator<Item = &Message> {
         self.expire(now);

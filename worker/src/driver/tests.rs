@@ -144,6 +144,9 @@ impl Bus for Bench {
     async fn stored(&self, _: &str, _: &str, _: usize) -> Result<Vec<Message>, BusError> {
         absent()
     }
+    async fn withdraw(&self, _: &str, _: &str) -> Result<u64, BusError> {
+        absent()
+    }
     async fn entry(&self, _: &str, _: &str) -> Result<Option<Entry>, BusError> {
         absent()
     }

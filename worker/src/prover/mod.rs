@@ -63,7 +63,7 @@ impl PhaseInput<'_> {
     pub fn seed(&self) -> Option<Seed> {
         match &self.task.job.ask {
             JobAsk::Commit { seed, .. } => Some(*seed),
-            JobAsk::PreCommit { .. } | JobAsk::Finalize { .. } => None,
+            JobAsk::PreCommit { .. } | JobAsk::Finalize { .. } | JobAsk::Remove { .. } => None,
         }
     }
 

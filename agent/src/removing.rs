@@ -1,0 +1,57 @@
+//! A job `remove`: the sector's tasks are taken back and what runs for it is cancelled, then its files go.
+//!
+//! Every step can be repeated, so that the agent may be killed between any two.
+
+use sealfarm_common::failure::{Failure, FailureClass};
+use sealfarm_common::job::{Job, JobAsk, JobOutput, Outcome};
+use sealfarm_common::removal::{Removal, RemovalError};
+use sealfarm_common::task::TaskKind;
+use sealfarm_nats::bus::{Headers, Message};
+
+use crate::driver::Shared;
+
+impl Shared {
+    /// Removes the sector's files and answers; the error is for another try.
+    pub(crate) async fn remove(&self, job: &Job) -> Result<(), String> {
+        if let JobAsk::Remove { site, .. } = &job.ask
+            && site != self.agent()
+        {
+            let reason = format!("field `site`: the job is for {site}, this is {}", self.agent());
+            let failure = Failure::new(FailureClass::Input, reason);
+            return self.finish(job, None, Outcome::Failed(failure)).await;
+        }
+        let (store, asked, crash) = (self.store().clone(), job.clone(), self.crash().clone());
+        let forgotten = move || crash.pass("agent.remove.manifest-put");
+        let removed = tokio::task::spawn_blocking(move || store.remove_sector(&asked, forgotten)).await;
+        let outcome = match removed.map_err(|error| error.to_string())? {
+            Ok(Removal { files, bytes }) => {
+                tracing::info!(sector = %job.sector.number, job = %job.id, files, bytes, "sector removed");
+                Outcome::Done(JobOutput::Removed { files, bytes })
+            }
+            Err(error @ RemovalError::Outdated { .. }) => {
+                self.drop_outdated(job, &error.to_string());
+                return Ok(());
+            }
+            Err(error @ RemovalError::Unknown { .. }) => {
+                Outcome::Failed(Failure::new(FailureClass::Input, error.to_string()))
+            }
+            Err(RemovalError::Store(error)) => return Err(error.to_string()),
+        };
+        self.crash().pass("agent.remove.files-removed");
+        // The manifest outdates them; this only saves the workers the trouble.
+        let number = job.sector.number;
+        for kind in TaskKind::ALL {
+            let tasks = self.site().task(kind, number);
+            let withdrawn = self.site_bus().withdraw(&self.site().tasks_stream(), &tasks).await;
+            withdrawn.map_err(|error| error.to_string())?;
+        }
+        let cancel = Message {
+            subject: self.site().cancel(number),
+            headers: Headers::default(),
+            payload: Default::default(),
+        };
+        self.site_bus().tell(cancel).await.map_err(|error| error.to_string())?;
+        self.end_flights_of(number);
+        self.finish(job, None, outcome).await
+    }
+}
