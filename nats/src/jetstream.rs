@@ -1,5 +1,7 @@
 //! The bus on a real NATS server.
 
+mod room;
+
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::time::{Duration, Instant};
@@ -42,6 +44,8 @@ pub struct JetStreamBus {
     /// By stream and name: the ack wait of those that were seen.
     consumers: Mutex<HashMap<(String, String), Duration>>,
     buckets: Mutex<HashMap<String, kv::Store>>,
+    /// Held while a bucket is given more room.
+    widening: Mutex<()>,
 }
 
 impl JetStreamBus {
@@ -58,6 +62,7 @@ impl JetStreamBus {
             ack_wait: None,
             consumers: Mutex::default(),
             buckets: Mutex::default(),
+            widening: Mutex::default(),
         }
     }
 
@@ -271,7 +276,7 @@ async fn bounded<T, E: Display>(
 #[async_trait]
 impl Bus for JetStreamBus {
     async fn ensure_stream(&self, spec: &StreamSpec) -> Result<(), BusError> {
-        let config = StreamConfig {
+        let mut config = StreamConfig {
             name: spec.name.clone(),
             description: Some(spec.description.to_owned()),
             subjects: spec.subjects.clone(),
@@ -294,6 +299,7 @@ impl Bus for JetStreamBus {
             allow_direct: true,
             ..StreamConfig::default()
         };
+        self.keep_raised_limits(&mut config).await?;
         let action = format!("make or update stream {}", spec.name);
         let made = Box::pin(async {
             self.context.create_or_update_stream(config).await.map(drop).map_err(|e| setup_error(&action, e))
@@ -324,11 +330,17 @@ impl Bus for JetStreamBus {
     }
 
     async fn ensure_bucket(&self, spec: &BucketSpec) -> Result<(), BusError> {
+        let mut limits = StreamConfig {
+            name: room::bucket_stream(&spec.name),
+            max_bytes: spec.bytes_max,
+            ..StreamConfig::default()
+        };
+        self.keep_raised_limits(&mut limits).await?;
         let config = kv::Config {
             bucket: spec.name.clone(),
             description: spec.description.to_owned(),
             history: spec.history,
-            max_bytes: spec.bytes_max,
+            max_bytes: limits.max_bytes,
             storage: StorageType::File,
             num_replicas: self.replicas,
             ..kv::Config::default()
@@ -484,19 +496,13 @@ impl Bus for JetStreamBus {
     }
 
     async fn put_entry(&self, bucket: &str, key: &str, value: Bytes, expected: u64) -> Result<u64, BusError> {
-        let action = format!("write {bucket}/{key}");
-        let store = self.bucket(bucket).await?;
-        let conflict = || BusError::Conflict { bucket: bucket.to_owned(), key: key.to_owned(), expected };
-        if expected == 0 {
-            return store.create(key, value).await.map_err(|e| match e.kind() {
-                kv::CreateErrorKind::AlreadyExists => conflict(),
-                _ => unavailable(&action, e),
-            });
+        match self.try_put(bucket, key, value.clone(), expected).await {
+            Err(BusError::Full { .. }) => {
+                self.widen(bucket).await?;
+                self.try_put(bucket, key, value, expected).await
+            }
+            written => written,
         }
-        store.update(key, value, expected).await.map_err(|e| match e.kind() {
-            kv::UpdateErrorKind::WrongLastRevision => conflict(),
-            _ => unavailable(&action, e),
-        })
     }
 }
 

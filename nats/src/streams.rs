@@ -3,6 +3,26 @@
 //! Bounds are stated here. The reasons are measured ones: one message a subject with `discard new`
 //! removes duplicates for as long as the message is stored; `allow_direct` lets operators view a
 //! work queue; one consumer for each disjoint filter is what a work queue allows.
+//!
+//! # Room
+//!
+//! A server sets aside what every stream may grow to, and refuses a stream that its disk has no room
+//! for. So the limits are counted, for a farm of [`SECTORS`] sectors of 32 GiB, one pebibyte:
+//!
+//! | stream | for each sector | limit | when it is reached |
+//! |---|---|---|---|
+//! | `<m>-sectors` | [`RECORD_BYTES`]: 9 revisions kept of 16 that may be | 1 GiB | it is given twice the room |
+//! | `<m>-events` | [`EVENTS_BYTES`]: 18 events | 256 MiB | the oldest go |
+//! | `<m>-results` | [`RESULTS_BYTES`]: 3 results, for 30 days | 256 MiB | the oldest go |
+//! | `<m>-jobs` | [`QUEUED_BYTES`]: one job | 64 MiB | jobs wait at the miner |
+//! | `<m>-dead` | none, in order | 64 MiB | the oldest go |
+//! | `<a>-outbox` | [`OUTBOX_BYTES`]: 12 messages, while the hub is away | 256 MiB | results wait at the site |
+//! | `<a>-tasks` | [`QUEUED_BYTES`]: one task | 64 MiB | jobs wait at the hub |
+//! | `<a>-results` | [`QUEUED_BYTES`]: one result | 64 MiB | results wait at the workers |
+//! | `<a>-dead` | none, in order | 64 MiB | the oldest go |
+//!
+//! Together 1.6 GiB at the hub and 448 MiB at a site. A test holds what a sector really leaves there
+//! against these figures. A limit that an operator raises (`nats stream edit --max-bytes`) stays.
 
 use std::time::Duration;
 
@@ -82,12 +102,26 @@ pub const DELIVER_MAX: i64 = 20;
 /// Deliveries in hand on one consumer: above any farm's slots.
 pub const ACK_PENDING_MAX: i64 = 4096;
 
-const MIB: i64 = 1 << 20;
+/// The farm that the limits are counted for.
+pub const SECTORS: i64 = 32_768;
+/// Bytes that one sector's record takes with all its revisions; retries may fill all 16 of them.
+pub const RECORD_BYTES: i64 = 32 << 10;
+/// Bytes that one sector's history takes.
+pub const EVENTS_BYTES: i64 = 8 << 10;
+/// Bytes that one sector's results take at the hub.
+pub const RESULTS_BYTES: i64 = 8 << 10;
+/// Bytes that one sector has in a queue: it has one job, task or result at a time.
+pub const QUEUED_BYTES: i64 = 2 << 10;
+/// Bytes that one sector leaves in the outbox of a site that is cut off.
+pub const OUTBOX_BYTES: i64 = 8 << 10;
+
+/// Dead letters: a thousand of the largest payloads.
+const DEAD_BYTES: i64 = 64 << 20;
 const MESSAGES_MAX: i64 = 1_000_000;
 const DAY: Duration = Duration::from_secs(86_400);
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
-fn work_queue(name: String, description: &'static str, subject: String) -> StreamSpec {
+fn work_queue(name: String, description: &'static str, subject: String, bytes_max: i64) -> StreamSpec {
     StreamSpec {
         name,
         description,
@@ -95,7 +129,7 @@ fn work_queue(name: String, description: &'static str, subject: String) -> Strea
         keep: Keep::UntilAcked,
         one_a_subject: true,
         messages_max: MESSAGES_MAX,
-        bytes_max: 1024 * MIB,
+        bytes_max,
         age_max: Duration::ZERO,
         duplicate_window: DUPLICATE_WINDOW,
     }
@@ -136,14 +170,20 @@ fn durable(stream: String, name: &str, filter: String) -> ConsumerSpec {
 pub fn hub_streams(miner: MinerId) -> Vec<StreamSpec> {
     let hub = Hub(miner);
     vec![
-        work_queue(hub.jobs_stream(), "jobs, miner to agents", hub.jobs()),
-        history(hub.results_stream(), "results, agents to miner", hub.results(), 1024 * MIB, 30),
-        history(hub.events_stream(), "the history of every sector", hub.events(), 4096 * MIB, 365),
+        work_queue(hub.jobs_stream(), "jobs, miner to agents", hub.jobs(), SECTORS * QUEUED_BYTES),
+        history(hub.results_stream(), "results, agents to miner", hub.results(), SECTORS * RESULTS_BYTES, 30),
+        history(
+            hub.events_stream(),
+            "the history of every sector",
+            hub.events(),
+            SECTORS * EVENTS_BYTES,
+            365,
+        ),
         history(
             hub.dead_stream(),
             "what nobody could use, reason in the headers",
             hub.dead_letters(),
-            256 * MIB,
+            DEAD_BYTES,
             365,
         ),
     ]
@@ -155,7 +195,7 @@ pub fn sectors_bucket(miner: MinerId) -> BucketSpec {
         name: Hub(miner).sectors_bucket(),
         description: "sector records; change them only through the miner",
         history: 16,
-        bytes_max: 4096 * MIB,
+        bytes_max: SECTORS * RECORD_BYTES,
     }
 }
 
@@ -174,21 +214,30 @@ pub fn jobs_consumer(miner: MinerId, agent: &AgentId) -> ConsumerSpec {
 /// A site's streams. Only its agent makes them.
 pub fn site_streams(agent: &AgentId) -> Vec<StreamSpec> {
     let site = Site(agent.clone());
-    let mut results = work_queue(site.results_stream(), "results, workers to agent", site.results());
+    let mut results = work_queue(
+        site.results_stream(),
+        "results, workers to agent",
+        site.results(),
+        SECTORS * QUEUED_BYTES,
+    );
     // A late result of an older round must not keep a newer one out; message ids remove repetition.
     results.one_a_subject = false;
-    let mut outbox =
-        work_queue(site.outbox_stream(), "results and events waiting for the hub", site.outbox_all());
+    let mut outbox = work_queue(
+        site.outbox_stream(),
+        "results and events waiting for the hub",
+        site.outbox_all(),
+        SECTORS * OUTBOX_BYTES,
+    );
     outbox.one_a_subject = false;
     vec![
-        work_queue(site.tasks_stream(), "tasks, agent to workers", site.tasks()),
+        work_queue(site.tasks_stream(), "tasks, agent to workers", site.tasks(), SECTORS * QUEUED_BYTES),
         results,
         outbox,
         history(
             site.dead_stream(),
             "what nobody here could use, reason in the headers",
             site.dead_letters(),
-            64 * MIB,
+            DEAD_BYTES,
             365,
         ),
     ]
@@ -212,4 +261,22 @@ pub fn site_consumers(agent: &AgentId) -> Vec<ConsumerSpec> {
 /// The worker queue group of one task kind.
 pub fn task_consumer(site: &Site, kind: TaskKind) -> ConsumerSpec {
     durable(site.tasks_stream(), kind.as_str(), site.tasks_of(kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mebibytes(streams: &[StreamSpec]) -> i64 {
+        streams.iter().map(|stream| stream.bytes_max).sum::<i64>() >> 20
+    }
+
+    #[test]
+    fn a_hub_sets_aside_less_than_two_gibibytes_and_a_site_less_than_half_of_one() {
+        let miner = MinerId(1000);
+        assert_eq!(mebibytes(&hub_streams(miner)), 640);
+        assert_eq!(sectors_bucket(miner).bytes_max >> 20, 1024);
+        let agent = "site-1".parse().unwrap();
+        assert_eq!(mebibytes(&site_streams(&agent)), 448);
+    }
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use sealfarm_nats::streams;
 use sealfarm_tests::harness::{Scratch, Tools};
 use xtask::farm::{Farm, FarmOptions, SectorRow};
 use xtask::ports;
@@ -46,6 +47,14 @@ fn all_proving(farm: &Farm, count: usize) -> Result<Vec<SectorRow>> {
     })
 }
 
+/// What a stream of the hub holds.
+fn stored_bytes(farm: &Farm, stream: &str) -> Option<i64> {
+    let page = farm.hub.monitor("/jsz?accounts=true&streams=true").unwrap();
+    let accounts = page["account_details"].as_array()?;
+    let mut streams = accounts.iter().filter_map(|account| account["stream_detail"].as_array()).flatten();
+    streams.find(|found| found["name"] == stream)?["state"]["bytes"].as_i64()
+}
+
 #[test]
 fn sectors_go_from_pledge_to_proving_at_two_sites_within_the_wan_budget() {
     let farm = farm("two-sites", 2, 2).unwrap();
@@ -82,6 +91,14 @@ fn a_farm_of_large_sectors_is_rehearsed_with_the_null_prover_on_any_store() {
     for row in all_proving(&farm, 2).unwrap() {
         assert_eq!(row.proof_bytes, Some(1920), "{row:?}");
         assert!(row.wan_payload_bytes <= WAN_BUDGET_BYTES, "{row:?}");
+    }
+    for (stream, room) in [
+        ("KV_t01000-sectors", streams::RECORD_BYTES),
+        ("t01000-events", streams::EVENTS_BYTES),
+        ("t01000-results", streams::RESULTS_BYTES),
+    ] {
+        let bytes = stored_bytes(&farm, stream).unwrap() / 2;
+        assert!(bytes <= room, "{stream} keeps {bytes} bytes of a sector and has room for {room}");
     }
     let replica = farm.sites[0].store.join("sealed/s-t01000-1").metadata().unwrap();
     assert_eq!(replica.len(), 32 << 30);

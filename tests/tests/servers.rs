@@ -19,6 +19,7 @@ use sealfarm_nats::connect::{ConnectError, NatsAddress, connect};
 use sealfarm_nats::jetstream::JetStreamBus;
 use sealfarm_nats::role::Role;
 use sealfarm_nats::server_conf::ServerPlace;
+use sealfarm_nats::streams::BucketSpec;
 use sealfarm_nats::subjects::{Hub, Site, Source};
 use sealfarm_nats::{service, streams};
 use sealfarm_tests::harness::Guarded;
@@ -226,6 +227,52 @@ async fn a_server_that_does_not_answer_is_named_with_how_long_it_was_tried() {
     );
 }
 
+/// What the server says of the streams of its one account that has some.
+fn stored_streams(server: &Guarded) -> Vec<serde_json::Value> {
+    let page = "/jsz?accounts=true&streams=true&consumers=true&config=true";
+    let found = server.server.monitor(page).unwrap();
+    let accounts = found["account_details"].as_array().unwrap();
+    accounts.iter().find_map(|account| account["stream_detail"].as_array()).unwrap().clone()
+}
+
+fn bytes_max(server: &Guarded, stream: &str) -> i64 {
+    let found = stored_streams(server);
+    found.iter().find(|s| s["name"] == stream).unwrap()["config"]["max_bytes"].as_i64().unwrap()
+}
+
+#[tokio::test]
+async fn a_full_bucket_is_given_more_room_and_forgets_nothing() {
+    const ROOM: i64 = 256 << 10;
+    let server = hub();
+    let miner = bus(&server, &Role::Miner).await;
+    let spec = BucketSpec { name: "small".into(), description: "test", history: 1, bytes_max: ROOM };
+    miner.ensure_bucket(&spec).await.unwrap();
+    let value = Bytes::from(vec![b'x'; 8 << 10]);
+    let written = futures::future::join_all((0..100).map(|n| {
+        let (miner, value) = (&miner, value.clone());
+        async move { miner.put_entry("small", &n.to_string(), value, 0).await }
+    }));
+    for revision in written.await {
+        revision.unwrap();
+    }
+    assert_eq!(miner.entries("small").await.unwrap().len(), 100);
+    assert_eq!(bytes_max(&server, "KV_small"), 4 * ROOM, "800 KiB need two doublings and no more");
+    bus(&server, &Role::Miner).await.ensure_bucket(&spec).await.unwrap();
+    assert_eq!(bytes_max(&server, "KV_small"), 4 * ROOM);
+}
+
+#[tokio::test]
+async fn a_limit_that_an_operator_raised_stays_raised() {
+    let server = hub();
+    let miner = bus(&server, &Role::Miner).await;
+    let spec = streams::hub_streams(MINER).swap_remove(0);
+    let raised = streams::StreamSpec { bytes_max: 2 * spec.bytes_max, ..spec.clone() };
+    for spec in [&spec, &raised, &spec] {
+        miner.ensure_stream(spec).await.unwrap();
+    }
+    assert_eq!(bytes_max(&server, &spec.name), raised.bytes_max);
+}
+
 #[tokio::test]
 async fn streams_and_consumers_are_as_the_specifications_say_and_survive_a_crash() {
     let mut server = hub();
@@ -245,10 +292,7 @@ async fn streams_and_consumers_are_as_the_specifications_say_and_survive_a_crash
     server.server.kill();
     server.server.restart().unwrap();
 
-    let page = "/jsz?accounts=true&streams=true&consumers=true&config=true";
-    let found = server.server.monitor(page).unwrap();
-    let accounts = found["account_details"].as_array().unwrap();
-    let found = accounts.iter().find_map(|account| account["stream_detail"].as_array()).unwrap();
+    let found = stored_streams(&server);
     let stream = |name: &str| found.iter().find(|s| s["name"] == name).unwrap();
     for spec in &specs {
         let config = &stream(&spec.name)["config"];
