@@ -113,6 +113,33 @@ pub struct Loaded<T> {
     pub file: Option<PathBuf>,
 }
 
+impl<T> Loaded<T> {
+    /// An error about one of these values, naming where that value really came from: a variable or a
+    /// flag may have set what the file sets too.
+    #[must_use]
+    pub fn blame(&self, mut error: ConfigurationError) -> ConfigurationError {
+        match &mut error {
+            ConfigurationError::Value { key, origin, .. } => {
+                if let Some(setting) = self.settings.get(key.as_str()) {
+                    *origin = setting.origin.clone();
+                }
+            }
+            ConfigurationError::NoEtcdEndpoints { place }
+            | ConfigurationError::EtcdEndpoint { place, .. } => {
+                let origin = self.settings.get(ETCD_ADDRS).map(|setting| &setting.origin);
+                if let Some(origin @ (Origin::Environment(_) | Origin::Flag)) = origin {
+                    *place = origin.to_string();
+                }
+            }
+            _ => {}
+        }
+        error
+    }
+}
+
+/// The key of etcd's endpoints.
+const ETCD_ADDRS: &str = "SealAgent.EtcdAddrs";
+
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigurationError {
@@ -169,13 +196,13 @@ pub enum ConfigurationError {
     /// The list of etcd endpoints is empty.
     #[error("client: no endpoints available: [SealAgent] EtcdAddrs in {place} lists none")]
     NoEtcdEndpoints {
-        /// The file to look in.
+        /// The file, variable or flag to look at.
         place: String,
     },
     /// An etcd endpoint is mistyped.
     #[error("[SealAgent] EtcdAddrs in {place}: {source}\n    {}\n    {}", source.value, source.caret())]
     EtcdEndpoint {
-        /// The file to look in.
+        /// The file, variable or flag to look at.
         place: String,
         /// What is wrong with it.
         source: InvalidEndpoint,

@@ -69,6 +69,7 @@ impl Agent {
     /// Checks and connects everything; the first thing that is wrong ends it.
     async fn start(repo: &Path, loaded: &Loaded<Settings>) -> Result<Self, ExitError> {
         let settings = &loaded.value;
+        let refused = |error| config::refused(loaded.blame(error));
         let facts = BundleFacts::of_repo(repo)
             .map_err(|e| ExitError::new(ExitCode::BadInput, format!("{}: {e}", repo.display())))?;
         let id = settings.agent().map_err(config::refused)?;
@@ -77,12 +78,11 @@ impl Agent {
             init::complete(repo, settings, facts)?;
         }
         let limits = settings.limits().map_err(config::refused)?;
-        let endpoints = settings.seal_agent.endpoints(loaded.file.as_deref()).map_err(config::refused)?;
+        let endpoints = settings.seal_agent.endpoints(loaded.file.as_deref()).map_err(refused)?;
         let etcd_tls = settings.etcd.tls(repo, loaded.file.as_deref()).map_err(config::refused)?;
         let hub = settings.hub_address(repo, miner, &id).map_err(config::refused)?;
         let site = settings.site_address(repo).map_err(config::refused)?;
-        let addresses =
-            settings.seal_agent.serve_addresses(loaded.file.as_deref()).map_err(config::refused)?;
+        let addresses = settings.seal_agent.serve_addresses(loaded.file.as_deref()).map_err(refused)?;
         let ports = Ports::bind(&settings.api, &addresses).await?;
         let store = Store::open(&settings.store_path(repo)).map_err(store_error)?;
         store.expect_owner(miner, &id).map_err(store_error)?;

@@ -102,6 +102,18 @@ fn each_layer_beats_the_one_below_and_every_value_knows_its_origin() {
 }
 
 #[test]
+fn a_refused_value_is_blamed_on_the_variable_that_set_it_and_not_on_the_file() {
+    let file = "[SealAgent]\nEtcdAddrs = ['a:2379']\nServeIP = '0.0.0.0'\n";
+    let loaded = load(file, &[("ETCD_ADDRS", "218.78,187.146:2379")], None).unwrap();
+    let path = loaded.file.clone();
+    let error = loaded.value.seal_agent.endpoints(path.as_deref()).unwrap_err();
+    let shown = loaded.blame(error).to_string();
+    assert!(shown.starts_with("[SealAgent] EtcdAddrs in environment ETCD_ADDRS: `218.78`"), "{shown}");
+    let error = loaded.value.seal_agent.serve_addresses(path.as_deref()).unwrap_err();
+    assert!(loaded.blame(error).to_string().contains("config.toml"), "the file has set this one");
+}
+
+#[test]
 fn a_list_in_the_environment_is_split_at_commas_and_an_empty_variable_is_none() {
     let loaded = load("", &[("ETCD_ADDRS", "a:1, b:2"), ("SECTOR_SIZE", "")], None).unwrap();
     assert_eq!(loaded.value.seal_agent.etcd_addrs, ["a:1", "b:2"]);

@@ -39,16 +39,17 @@ pub(super) async fn run(repo: Repo, flags: &EdgeFlags) -> Result<(), ExitError> 
     let stop = shutdown::on_signals()
         .map_err(|e| ExitError::new(ExitCode::Failure, "cannot catch signals").because(e))?;
     let settings = &loaded.value;
+    let refused = |error| config::refused(loaded.blame(error));
     if settings.farm.prover == ProverKind::Null {
         tracing::warn!("{NULL_NOTICE}");
     }
-    let endpoints = settings.seal_agent.endpoints(loaded.file.as_deref()).map_err(config::refused)?;
+    let endpoints = settings.seal_agent.endpoints(loaded.file.as_deref()).map_err(refused)?;
     let verifier = verifier::verifier_for(settings.farm.prover, settings.farm.sector_size.seal_proof())
         .map_err(no_verifier)?;
     let hub = settings.nats_address(repo.dir()).map_err(config::refused)?;
     let etcd_tls = settings.etcd.tls(repo.dir(), loaded.file.as_deref()).map_err(config::refused)?;
     let keys = repo.keys()?;
-    let addresses = settings.seal_agent.serve_addresses(loaded.file.as_deref()).map_err(config::refused)?;
+    let addresses = settings.seal_agent.serve_addresses(loaded.file.as_deref()).map_err(refused)?;
     let ports = Ports::bind(&settings.api, &addresses).await?;
 
     let client = connect::connect(&hub).await.map_err(no_nats)?;
