@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::configuration::ConfigurationError;
 use crate::crash::NoCrashPoint;
-use crate::output;
+use crate::{output, telemetry};
 
 /// What a process's exit code means. The same in all binaries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -98,8 +98,18 @@ impl From<ConfigurationError> for ExitError {
 /// Prints `error: …` and, where one is known, `next: …` to stderr, and gives the code to exit with.
 pub fn report(error: &(dyn Error + 'static)) -> std::process::ExitCode {
     let (code, text) = render(error);
+    let text = if telemetry::stderr_is_the_journal() { at_error_level(&text) } else { text };
     output::err(format_args!("{text}"));
     code.into()
+}
+
+/// Each line marked as an error in the journal's way: what ended a service must not hide below its
+/// warnings.
+fn at_error_level(text: &str) -> String {
+    text.lines().fold(String::new(), |mut marked, line| {
+        let _ = writeln!(marked, "<3>{line}");
+        marked
+    })
 }
 
 /// The code that `error` ends a process with, and the lines to show for it.
@@ -159,6 +169,11 @@ mod tests {
             next: start sealfarm-agent, then `sealfarm-miner agents list`
         "#]]
         .assert_eq(&text);
+    }
+
+    #[test]
+    fn every_line_of_an_error_has_its_level_in_the_journal() {
+        assert_eq!(at_error_level("error: a\n   ^\nnext: b\n"), "<3>error: a\n<3>   ^\n<3>next: b\n");
     }
 
     #[test]

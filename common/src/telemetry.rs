@@ -89,7 +89,7 @@ pub fn start(level: Option<&str>, format: LogFormat) -> Result<(), TelemetryErro
 
 /// Whether stderr is the very stream that systemd named when it connected it to the journal; a
 /// redirected one is not, though the variable is inherited.
-fn stderr_is_the_journal() -> bool {
+pub(crate) fn stderr_is_the_journal() -> bool {
     let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else { return false };
     rustix::fs::fstat(std::io::stderr()).is_ok_and(|stat| names_stream(&stream, stat.st_dev, stat.st_ino))
 }
