@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use xtask::process::{self, Finished};
+use anyhow::{Context, Result, ensure};
+use xtask::process::{self, Finished, Process};
 use xtask::scratch::Scratch;
 
 /// The longest an ordinary question to the engine may take.
@@ -17,6 +17,7 @@ const BUILD_LIMIT: Duration = Duration::from_secs(10 * 60);
 pub(crate) const STAND_IN_LABEL: &str = "sealfarm.stand-in";
 
 /// An engine that answers.
+#[derive(Clone)]
 pub(crate) struct Engine {
     scratch: Scratch,
     /// As `20.10.24`.
@@ -100,6 +101,18 @@ impl Engine {
         let context = context.display().to_string();
         let words = ["build", "--label", &label, "--tag", tag, &context];
         self.finish(&words, BUILD_LIMIT)?.success().with_context(|| format!("cannot build {tag}"))?;
+        Ok(())
+    }
+
+    /// Removes a container, running or not. An interrupt does not end this: it is what it asks for.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub(crate) fn remove(&self, container: &str) -> Result<()> {
+        let words = ["rm", "--force", "--volumes", container];
+        let removing = Process::spawn("docker-rm", &self.scratch, Command::new("docker").args(words))?;
+        let status = removing.wait_exit(ASK_LIMIT)?;
+        ensure!(status.success(), "`docker rm` ended with {status}: {}", removing.log_tail());
         Ok(())
     }
 

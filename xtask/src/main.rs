@@ -7,6 +7,7 @@ mod demo;
 mod docker;
 mod images;
 mod lint;
+mod services;
 mod soak;
 mod test;
 
@@ -41,6 +42,8 @@ enum Command {
     Images(images::Arguments),
     /// Check format, lints, documentation, dependencies, licences and who imports whom
     Lint,
+    /// Run the units of deploy/systemd under a live systemd: readiness, restarts, the journal, draining
+    Services,
     /// Let random faults befall a running farm under load, and say what was lost
     Soak(soak::Arguments),
     /// Bring the tools, make the proof parameters, build once, and run every test
@@ -75,6 +78,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Images(arguments) => images::run(&arguments),
         Command::Lint => lint::run(),
+        Command::Services => services::run(),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     }

@@ -1,4 +1,4 @@
-//! The one base of all stand-ins: a minimal Debian from debootstrap, under the tag of Debian's image.
+//! What all stand-ins are built on: a minimal Debian from debootstrap.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,8 +13,15 @@ use xtask::tools;
 
 use crate::docker::Engine;
 
-/// What is in it besides the essential packages: BusyBox, for the wget of health checks.
-const PACKAGES: &str = "busybox";
+/// A minimal Debian and what else is in it.
+#[derive(Hash)]
+pub(super) struct Base<'a> {
+    /// The image of Debian whose suite it is, such as `debian:bookworm-20260824-slim`.
+    pub(super) debian: &'a str,
+    /// Packages besides the essential ones, separated by commas.
+    pub(super) packages: &'a str,
+}
+
 /// What no container needs.
 const LEFT_OUT: [&str; 5] =
     ["var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"];
@@ -23,36 +30,41 @@ const DEBOOTSTRAP_LIMIT: Duration = Duration::from_secs(10 * 60);
 const TAR_LIMIT: Duration = Duration::from_secs(5 * 60);
 const ASK_LIMIT: Duration = Duration::from_secs(30);
 
-/// What the base is made from, in short: when it changes, the base is made again.
-pub(super) fn key(tag: &str) -> String {
-    let mut hasher = DefaultHasher::new();
-    (tag, PACKAGES, LEFT_OUT).hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
-}
+impl Base<'_> {
+    /// What it is made from, in short: when it changes, it is made again.
+    pub(super) fn key(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        (self, LEFT_OUT).hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
+    }
 
-/// Makes it.
-pub(super) fn make(engine: &Engine, tag: &str, key: &str, scratch: &Scratch) -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        bail!("debootstrap needs root to make {tag}; run this as root, or `docker pull {tag}`");
-    }
-    let suite = suite(tag)?;
-    let mirror = mirror(suite, scratch);
-    let root = scratch.dir("base")?;
-    eprintln!("images: debootstrap of {suite} from {mirror} (at most {} s)", DEBOOTSTRAP_LIMIT.as_secs());
-    let mut debootstrap = debootstrap(scratch)?;
-    debootstrap.args(["--variant=minbase", &format!("--include={PACKAGES}"), suite]).arg(&root).arg(&mirror);
-    process::run("debootstrap", scratch, &mut debootstrap, DEBOOTSTRAP_LIMIT)?
-        .success()
-        .with_context(|| format!("debootstrap of {suite} from {mirror} failed"))?;
-    for part in LEFT_OUT {
-        let path = root.join(part);
-        if path.exists() {
-            fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+    /// Makes it under `tag`.
+    pub(super) fn make(&self, engine: &Engine, tag: &str, scratch: &Scratch) -> Result<()> {
+        if !rustix::process::geteuid().is_root() {
+            bail!("debootstrap needs root to make {tag}; run this as root");
         }
+        let suite = suite(self.debian)?;
+        let mirror = mirror(suite, scratch);
+        let place =
+            tempfile::tempdir_in(scratch.path()).context("cannot make a directory for debootstrap")?;
+        let root = place.path().join("root");
+        eprintln!("images: debootstrap of {suite} from {mirror} (at most {} s)", DEBOOTSTRAP_LIMIT.as_secs());
+        let mut debootstrap = debootstrap(scratch)?;
+        debootstrap.args(["--variant=minbase", &format!("--include={}", self.packages), suite]);
+        debootstrap.arg(&root).arg(&mirror);
+        process::run("debootstrap", scratch, &mut debootstrap, DEBOOTSTRAP_LIMIT)?
+            .success()
+            .with_context(|| format!("debootstrap of {suite} from {mirror} failed"))?;
+        for part in LEFT_OUT {
+            let path = root.join(part);
+            if path.exists() {
+                fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            }
+        }
+        let archive = place.path().join("base.tar");
+        pack(&root, &archive, scratch)?;
+        engine.import(&archive, tag, &self.key())
     }
-    let archive = scratch.path().join("base.tar");
-    pack(&root, &archive, scratch)?;
-    engine.import(&archive, tag, key)
 }
 
 /// The program on the `PATH`, or the one of its package, unpacked.

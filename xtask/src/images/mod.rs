@@ -3,6 +3,8 @@
 //!
 //! They carry the same tags, so the very same compose file runs with them. Each has a label that says
 //! that it is a stand-in and what it was built from. An image without that label is never touched.
+//!
+//! `cargo xtask services` has its own image made here, a machine with systemd.
 
 mod base;
 
@@ -18,6 +20,7 @@ use xtask::scratch::Scratch;
 use xtask::tools::{self, Tool, Tools};
 use xtask::workspace;
 
+use self::base::Base;
 use crate::docker::{Engine, Image};
 use crate::test;
 
@@ -26,6 +29,11 @@ pub(crate) const COMPOSE_FILE: &str = "docker-compose.yml";
 /// What the containers start with.
 const START_SCRIPT: &str = "deploy/compose/sealfarm-container";
 const BINARIES: [&str; 3] = ["sealfarm-miner", "sealfarm-agent", "sealfarm-worker"];
+/// BusyBox, for the wget of health checks.
+const BASE_PACKAGES: &str = "busybox";
+/// A machine whose first process is systemd. No image of Compose: see `cargo xtask services`.
+const SYSTEMD_TAG: &str = "sealfarm-systemd:test";
+const SYSTEMD_PACKAGES: &str = "systemd,systemd-sysv,dbus";
 const STRIP_LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args)]
@@ -52,17 +60,30 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let tools = tools::bring(&[Tool::Protoc, Tool::NatsServer, Tool::Etcd, Tool::Etcdctl])?;
     test::build_binaries(&tools)?;
-    build(&engine, &tools, &scratch)
+    build(&engine, &tools, &scratch).map(drop)
 }
 
-/// Builds what is missing or was built from something else.
-pub(crate) fn build(engine: &Engine, tools: &Tools, scratch: &Scratch) -> Result<()> {
+/// Whether [`build`] and [`build_systemd`] can do their work here.
+///
+/// # Errors
+/// When debootstrap would be needed, and may not run; the message says what to do.
+pub(crate) fn can_build(engine: &Engine) -> Result<()> {
+    let debian = Tags::find(&read(COMPOSE_FILE)?, &read("Dockerfile")?)?.debian;
+    if !rustix::process::geteuid().is_root() && engine.image(&debian)? != Image::Real {
+        bail!("stand-ins for images are made by root alone; run this as root, or `docker pull {debian}`");
+    }
+    Ok(())
+}
+
+/// Builds what is missing or was built from something else; gives the tag of the base of all.
+pub(crate) fn build(engine: &Engine, tools: &Tools, scratch: &Scratch) -> Result<String> {
     let compose = read(COMPOSE_FILE)?;
     let dockerfile = read("Dockerfile")?;
     let tags = Tags::find(&compose, &dockerfile)?;
 
-    let base_key = base::key(&tags.debian);
-    make(engine, &tags.debian, &base_key, || base::make(engine, &tags.debian, &base_key, scratch))?;
+    let base = Base { debian: &tags.debian, packages: BASE_PACKAGES };
+    let base_key = base.key();
+    make(engine, &tags.debian, &base_key, || base.make(engine, &tags.debian, scratch))?;
 
     let etcd = Recipe {
         dockerfile: format!("FROM {}\nCOPY bin/ /usr/local/bin/\n", tags.debian),
@@ -87,13 +108,22 @@ pub(crate) fn build(engine: &Engine, tools: &Tools, scratch: &Scratch) -> Result
         files.push(workspace::binary(name)?);
     }
     let sealfarm = Recipe { dockerfile: last_stage(&dockerfile)?, files, strip: true };
-    sealfarm.make(engine, &tags.sealfarm, &base_key, scratch)
+    sealfarm.make(engine, &tags.sealfarm, &base_key, scratch)?;
+    Ok(tags.debian)
+}
+
+/// Builds the image of a machine with systemd, unless it is there; gives its tag.
+pub(crate) fn build_systemd(engine: &Engine, scratch: &Scratch) -> Result<&'static str> {
+    let tags = Tags::find(&read(COMPOSE_FILE)?, &read("Dockerfile")?)?;
+    let base = Base { debian: &tags.debian, packages: SYSTEMD_PACKAGES };
+    make(engine, SYSTEMD_TAG, &base.key(), || base.make(engine, SYSTEMD_TAG, scratch))?;
+    Ok(SYSTEMD_TAG)
 }
 
 /// Removes the stand-ins, and nothing else.
 fn remove(engine: &Engine) -> Result<()> {
     let tags = Tags::find(&read(COMPOSE_FILE)?, &read("Dockerfile")?)?;
-    for tag in [tags.sealfarm, tags.nats, tags.etcd, tags.debian] {
+    for tag in [tags.sealfarm, tags.nats, tags.etcd, tags.debian, SYSTEMD_TAG.to_owned()] {
         if let Image::StandIn(_) = engine.image(&tag)? {
             engine.ask(&["image", "rm", &tag])?;
             eprintln!("images: removed the stand-in {tag}");
