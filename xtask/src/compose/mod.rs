@@ -8,7 +8,7 @@ mod project;
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use xtask::interrupt;
 use xtask::scratch::Scratch;
 use xtask::tools::{self, Tool};
@@ -22,34 +22,54 @@ pub(crate) struct Arguments {
     /// Seal with the null prover, which proves nothing, or one real 2 KiB sector
     #[arg(long, default_value = "null", value_parser = ["null", "filecoin"])]
     prover: String,
-    /// The Compose program to use [default: `docker compose`, else `docker-compose`]
+    /// The Compose program to use [default: one of each generation, v2 and v1]
     #[arg(long, value_name = "PROGRAM")]
     with: Option<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let scratch = Scratch::new("compose")?;
-    let found = Engine::find(&scratch)
-        .and_then(|engine| Ok((engine, Compose::find(arguments.with.as_deref(), &scratch)?)));
-    let (engine, compose) = match found {
-        Ok(found) => found,
-        Err(reason) => {
-            println!("compose: SKIPPED, nothing was tested: no Docker engine with Compose here: {reason:#}");
-            return Ok(());
-        }
-    };
-    eprintln!("compose: {} on Docker engine {}", compose.version, engine.version);
     interrupt::listen()?;
+    let (engine, composes) = match here(arguments, &scratch) {
+        Ok(found) => found,
+        Err(reason) if arguments.with.is_none() => return skip(&reason),
+        Err(reason) => return Err(reason),
+    };
     let tools = tools::bring(&[Tool::Protoc, Tool::NatsServer, Tool::Etcd, Tool::Etcdctl])?;
     test::build_binaries(&tools)?;
     if arguments.prover == "filecoin" {
         test::ensure_parameters(&tools)?;
     }
-    images::build(&engine, &tools, &scratch)?;
+    let base = images::build(&engine, &tools, &scratch)?;
+    if let Err(reason) = engine.ask(&["run", "--rm", "--network=none", &base, "true"]) {
+        return skip(&reason.context("the Docker engine here starts no container"));
+    }
+    for compose in composes {
+        with_one(engine.clone(), compose, &scratch, &arguments.prover)?;
+    }
+    Ok(())
+}
 
+fn skip(reason: &anyhow::Error) -> Result<()> {
+    interrupt::check()?;
+    println!("compose: SKIPPED, nothing was tested: {reason:#}");
+    Ok(())
+}
+
+/// What the test needs of this machine.
+fn here(arguments: &Arguments, scratch: &Scratch) -> Result<(Engine, Vec<Compose>)> {
+    let engine = Engine::find(scratch).context("no Docker engine here")?;
+    images::can_build(&engine)?;
+    let composes = Compose::find(arguments.with.as_deref(), scratch)?;
+    Ok((engine, composes))
+}
+
+fn with_one(engine: Engine, compose: Compose, scratch: &Scratch, prover: &str) -> Result<()> {
+    let with = format!("Compose {}", compose.number);
+    eprintln!("compose: with {with} on Docker engine {}", engine.version);
     let start = Instant::now();
-    let project = Project::new(engine, compose, &scratch, &arguments.prover)?;
-    let outcome = checks::run(&project, &arguments.prover);
+    let project = Project::new(engine, compose, scratch, prover)?;
+    let outcome = checks::run(&project, prover);
     if outcome.is_err() && interrupt::check().is_ok() {
         project.save_logs();
     }
@@ -59,10 +79,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     outcome?;
     down?;
-    println!(
-        "compose: all good with the {} prover: {:.0} s from up to down",
-        arguments.prover,
-        start.elapsed().as_secs_f64()
-    );
+    let seconds = start.elapsed().as_secs_f64();
+    println!("compose: all good with {with} and the {prover} prover: {seconds:.0} s from up to down");
     Ok(())
 }

