@@ -243,15 +243,7 @@ impl Settings {
         if !self.site.worker_url.trim().is_empty() {
             return self.site.worker_url.trim().to_owned();
         }
-        let ip = match self.seal_agent.serve_ip {
-            std::net::IpAddr::V4(ip) => ip.to_string(),
-            std::net::IpAddr::V6(ip) => format!("[{ip}]"),
-        };
-        let mut url = self.site.url.clone();
-        for local in ["127.0.0.1", "localhost", "[::1]", "0.0.0.0"] {
-            url = url.replace(&format!("//{local}:"), &format!("//{ip}:"));
-        }
-        url
+        self.seal_agent.advertised(&self.site.url)
     }
 
     /// How to reach the site.

@@ -39,7 +39,7 @@ pub fn make(
     now: Timestamp,
 ) -> Result<Bundle, ExitError> {
     let farm = settings.farm_info();
-    let hub_url = told.hub.unwrap_or_else(|| settings.nats.url.clone());
+    let hub_url = told.hub.unwrap_or_else(|| settings.hub_for_sites());
     let etcd = told.etcd.unwrap_or_else(|| settings.seal_agent.etcd_addrs.clone());
     let etcd: Vec<String> = configuration::endpoints(&etcd, None)?.iter().map(Endpoint::to_string).collect();
     let credentials = match told.hub_credentials {

@@ -175,6 +175,12 @@ impl Settings {
         Err(ConfigurationError::Value { key: "Farm.Miner".to_owned(), origin, reason })
     }
 
+    /// The hub as sites reach it, unless they are told otherwise: as the miner does, with the
+    /// advertised address in the place of one that means this host.
+    pub fn hub_for_sites(&self) -> String {
+        self.seal_agent.advertised(&self.nats.url)
+    }
+
     /// The hub, as the miner of this repository connects to it.
     ///
     /// # Errors

@@ -185,6 +185,19 @@ fn a_bundle_that_only_this_host_could_use_says_so() {
 }
 
 #[test]
+fn a_bundle_tells_a_hub_of_this_host_with_the_advertised_address() {
+    let place = Place::new();
+    let init = ["init", "--actor", "t01000", "--sector-size", "2KiB", "--serve-ip", "10.0.0.2"];
+    place.done(&[&init[..], &["--etcd", "10.0.0.2:2379"]].concat());
+    let packed = place.miner(&["pack", "--agent", "site-1"]);
+    let said = String::from_utf8_lossy(&packed.stderr).into_owned();
+    assert!(packed.status.success() && !said.contains("this host only"), "{said}");
+    let bundle = Bundle::read(&place.path("lotusstorage.cfg.tar.gz")).unwrap();
+    let config = String::from_utf8(bundle.file("config.toml").unwrap().to_vec()).unwrap();
+    assert!(config.contains("Url = \"nats://10.0.0.2:4222\""), "{config}");
+}
+
+#[test]
 fn what_is_wrong_with_the_configuration_is_said_before_anything_is_connected() {
     let place = Place::new();
     place.done(&INIT);

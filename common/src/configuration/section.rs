@@ -42,6 +42,17 @@ impl SealAgentSection {
         endpoints(&self.etcd_addrs, file)
     }
 
+    /// A NATS address as others reach it: `ServeIP` stands in the place of a host that means this one.
+    pub fn advertised(&self, url: &str) -> String {
+        let ip = match self.serve_ip {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        };
+        ["127.0.0.1", "localhost", "[::1]", "0.0.0.0"]
+            .iter()
+            .fold(url.to_owned(), |url, local| url.replace(&format!("//{local}:"), &format!("//{ip}:")))
+    }
+
     /// The three addresses to bind; `file` is where an error says to look.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ pub(super) struct PackArgs {
     /// The bundle; a file that is there is not overwritten.
     #[arg(short, long, value_name = "FILE", default_value = bundle::FILE_NAME)]
     out: PathBuf,
-    /// The hub as the site reaches it [default: [NATS] Url].
+    /// The hub as the site reaches it [default: [NATS] Url, with ServeIP for an address of this host].
     #[arg(long, value_name = "URL")]
     hub: Option<String>,
     /// etcd as the site reaches it, host:port, separated by commas [default: [SealAgent] EtcdAddrs].
@@ -42,7 +42,7 @@ pub(super) fn run(repo: &Repo, args: PackArgs) -> Result<(), ExitError> {
     let settings = settings::load(repo.dir()).map_err(config::refused)?.value;
     let hub_credentials = args.hub_credentials.as_deref().map(read).transpose()?;
     let told = Told { hub: args.hub, etcd: args.etcd, hub_credentials };
-    let hub_url = told.hub.clone().unwrap_or_else(|| settings.nats.url.clone());
+    let hub_url = told.hub.clone().unwrap_or_else(|| settings.hub_for_sites());
     let etcd = told.etcd.clone().unwrap_or_else(|| settings.seal_agent.etcd_addrs.clone());
     let packed = make(repo.dir(), &settings, &args.agent, told, Timestamp::now())?
         .pack()
