@@ -12,6 +12,7 @@ use sealfarm_common::store::Store;
 
 use super::protocol::{Answer, Message, Request};
 use crate::params::generate::peak_memory_bytes;
+use crate::params::origin::DEFAULT_RNG_SEED;
 use crate::params::{parents, upstream};
 use crate::phase::{self, Opened, store_failure};
 use crate::prover::filecoin::{FilecoinProver, verify_seal};
@@ -73,7 +74,8 @@ fn perform(request: Request, crash: &CrashPoints) -> Result<Answer, Failure> {
             Ok(Answer::Verified { valid })
         }
         Request::Params { size } => {
-            upstream::generate(size).map_err(|e| Failure::new(FailureClass::Compute, e))?;
+            upstream::generate(size, DEFAULT_RNG_SEED.0)
+                .map_err(|e| Failure::new(FailureClass::Compute, e))?;
             Ok(Answer::Params { peak_memory_bytes: peak_memory_bytes() })
         }
         Request::Parents { proof, parents, building } => {

@@ -3,18 +3,16 @@
 //! Real sizes need the network's own parameters, from its ceremony; they are fetched, never made here.
 
 pub mod check;
-pub mod circuits;
 pub mod generate;
-pub mod groth16;
 pub mod origin;
 pub mod parents;
 mod progress;
-pub mod upstream;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 pub use check::{ParamsError, check, expect};
+pub use sealfarm_parameters::{circuits, groth16, upstream};
 
 /// The variable by which upstream, and we, name the parameter cache.
 pub const PARAMETER_CACHE_VARIABLE: &str = "FIL_PROOFS_PARAMETER_CACHE";

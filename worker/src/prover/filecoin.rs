@@ -19,24 +19,14 @@ use filecoin_proofs_api::{
 use sealfarm_common::commitment::{CommD, CommR, SealProofBytes, Seed};
 use sealfarm_common::failure::{Failure, FailureClass};
 use sealfarm_common::job::Sealing;
-use sealfarm_common::sector::{ProverKind, SealProof, SectorId, SectorSize};
+use sealfarm_common::sector::{ProverKind, SectorId, SectorSize};
 use sealfarm_common::task::{TaskKind, TaskOutput};
+pub use sealfarm_parameters::registered;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{COMMIT_1_FILE, MadeFile, PRE_COMMIT_1_FILE, PhaseInput, PhaseOutput, Progress, Prover};
 use crate::phase::{digest_of_bytes, io_failure};
-
-/// Upstream's name of a seal proof.
-pub const fn registered(proof: SealProof) -> RegisteredSealProof {
-    match proof {
-        SealProof::StackedDrg2KiBV1_1 => RegisteredSealProof::StackedDrg2KiBV1_1,
-        SealProof::StackedDrg8MiBV1_1 => RegisteredSealProof::StackedDrg8MiBV1_1,
-        SealProof::StackedDrg512MiBV1_1 => RegisteredSealProof::StackedDrg512MiBV1_1,
-        SealProof::StackedDrg32GiBV1_1 => RegisteredSealProof::StackedDrg32GiBV1_1,
-        SealProof::StackedDrg64GiBV1_1 => RegisteredSealProof::StackedDrg64GiBV1_1,
-    }
-}
 
 /// Verifies a seal proof against what it should prove. Reads the verifying key from the parameter
 /// cache that this process's environment names.

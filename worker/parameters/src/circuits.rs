@@ -17,8 +17,8 @@ use storage_proofs_core::parameter_cache::VERSION;
 use storage_proofs_porep::stacked::{StackedCompound, StackedDrg};
 use storage_proofs_post::fallback::{FallbackPoSt, FallbackPoStCompound};
 
-use super::groth16::{self, GenerateError, Made, ToxicWaste, Watch};
-use crate::prover::filecoin::registered;
+use crate::groth16::{self, GenerateError, Made, ToxicWaste, Watch};
+use crate::registered;
 
 /// What a circuit proves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 //!
 //! It writes into the parameter cache that `FIL_PROOFS_PARAMETER_CACHE` names when the process first
 //! asks, so it must run in a process of its own whose variable names the directory to fill. It knows
-//! nothing of final names: `generate.rs` moves what is finished.
+//! nothing of final names: whoever calls it moves what is finished.
 
 use filecoin_proofs::constants::{
     DefaultPieceHasher, SectorShape2KiB, SectorShape8MiB, SectorShape32GiB, SectorShape64GiB,
@@ -18,28 +18,28 @@ use storage_proofs_core::compound_proof::CompoundProof;
 use storage_proofs_core::parameter_cache::CacheableParameters;
 use storage_proofs_porep::stacked::{StackedCompound, StackedDrg};
 
-use super::origin::DEFAULT_RNG_SEED;
-use crate::prover::filecoin::registered;
+use crate::registered;
 
-/// Generates `.params`, `.vk` and `.meta` of the seal circuit of `size` from the default seed into this
-/// process's parameter cache.
+/// Generates `.params`, `.vk` and `.meta` of the seal circuit of `size` from `rng_seed` into this process's
+/// parameter cache.
 ///
 /// # Errors
 /// Whatever upstream reports, mostly that the directory cannot be written.
-pub fn generate(size: SectorSize) -> Result<(), String> {
+pub fn generate(size: SectorSize, rng_seed: [u8; 32]) -> Result<(), String> {
     let proof = registered(size.seal_proof());
     let made = match size {
-        SectorSize::KiB2 => generate_shape::<SectorShape2KiB>(proof),
-        SectorSize::MiB8 => generate_shape::<SectorShape8MiB>(proof),
-        SectorSize::MiB512 => generate_shape::<SectorShape512MiB>(proof),
-        SectorSize::GiB32 => generate_shape::<SectorShape32GiB>(proof),
-        SectorSize::GiB64 => generate_shape::<SectorShape64GiB>(proof),
+        SectorSize::KiB2 => generate_shape::<SectorShape2KiB>(proof, rng_seed),
+        SectorSize::MiB8 => generate_shape::<SectorShape8MiB>(proof, rng_seed),
+        SectorSize::MiB512 => generate_shape::<SectorShape512MiB>(proof, rng_seed),
+        SectorSize::GiB32 => generate_shape::<SectorShape32GiB>(proof, rng_seed),
+        SectorSize::GiB64 => generate_shape::<SectorShape64GiB>(proof, rng_seed),
     };
     made.map_err(|e| format!("upstream's parameter generator failed: {e:#}"))
 }
 
 fn generate_shape<Tree: MerkleTreeTrait + 'static>(
     proof: RegisteredSealProof,
+    rng_seed: [u8; 32],
 ) -> storage_proofs_core::error::Result<()> {
     type Compound<Tree> = StackedCompound<Tree, DefaultPieceHasher>;
     let config: PoRepConfig = proof.as_v1_config();
@@ -47,7 +47,7 @@ fn generate_shape<Tree: MerkleTreeTrait + 'static>(
     let blank = || {
         <Compound<Tree> as CompoundProof<StackedDrg<'_, Tree, DefaultPieceHasher>, _>>::blank_circuit(&params)
     };
-    let mut rng = ChaCha20Rng::from_seed(DEFAULT_RNG_SEED.0);
+    let mut rng = ChaCha20Rng::from_seed(rng_seed);
     Compound::<Tree>::get_groth_params(Some(&mut rng), blank(), &params)?;
     Compound::<Tree>::get_verifying_key(Some(&mut rng), blank(), &params)?;
     Compound::<Tree>::get_param_metadata(blank(), &params)?;
