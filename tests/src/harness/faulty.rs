@@ -224,6 +224,8 @@ impl Faulty {
     pub fn settle(&self) -> Result<()> {
         wait::until(SETTLE_LIMIT, "every sector Proving", || {
             let info = self.farm.miner_json(&["info"])?;
+            // Of a miner that stands by nothing is known.
+            ensure!(info["leading"] == true, "the miner does not lead");
             let states = info["sectors"].as_object().context("no sectors")?;
             let open: Vec<_> = states.iter().filter(|(state, _)| *state != "Proving").collect();
             if !open.is_empty() {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod crash_points;
+mod disk;
 mod matrix;
 mod real;
 mod wan;

@@ -113,3 +113,23 @@ async fn any_process_killed_in_any_stage_costs_no_sector_and_doubles_nothing() {
 async fn any_process_hung_for_longer_than_its_lease_in_any_stage_costs_no_sector_and_doubles_nothing() {
     strike_all("faults-hung", hang).await.unwrap();
 }
+
+/// As a power cut does, except that what was written is there.
+async fn kill_everything(faulty: &mut Faulty) -> Result<()> {
+    faulty.fill(&Stage::ALL.into_iter().collect())?;
+    let parts = faulty.farm.parts();
+    for part in &parts {
+        faulty.farm.kill(*part)?;
+    }
+    for part in &parts {
+        faulty.farm.start_again(*part).with_context(|| format!("{part}, after all were killed"))?;
+    }
+    faulty.settle()?;
+    faulty.account().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_processes_killed_at_once_cost_no_sector_and_double_nothing() {
+    let faulty = Faulty::start("faults-all-at-once", &Faulty::options()).unwrap();
+    faulty.endure(kill_everything).await.unwrap();
+}
