@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use sealfarm_common::crash::CRASH_AT_VARIABLE;
 use sealfarm_tests::harness::{Scratch, Tools};
-use xtask::farm::{Farm, FarmOptions, SectorRow};
+use xtask::farm::{Farm, FarmOptions, Part, SectorRow};
 use xtask::wait;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -19,6 +20,10 @@ fn farm(name: &str, agents: usize) -> Result<Farm> {
         workers: 1,
         epoch_duration: "50ms".to_owned(),
         challenge_delay: 1,
+        environment: vec![
+            ("SEALFARM_NATS_ACK_WAIT", "2s".to_owned()),
+            ("SEALFARM_ELECTION_TTL", "2s".to_owned()),
+        ],
         ..FarmOptions::default()
     };
     Farm::start(&Tools::locate()?, &Scratch::new(name)?, &options, |_| ())
@@ -108,5 +113,54 @@ fn a_removed_sectors_files_go_and_a_proving_one_is_removed_only_when_that_is_rea
     assert!(files(2).contains(&true), "the other sector is where it was");
     let pledged = farm.miner_json(&["sectors", "pledge"]).unwrap();
     assert_eq!(pledged["sectors"][0], 3, "a number stays used");
+    farm.stop().unwrap();
+}
+
+/// Starts a process again that kills itself at a crash point, has `order` given, and waits for its death.
+fn dies_at(farm: &mut Farm, part: Part, point: &str, order: impl Fn(&Farm) -> Result<bool>) {
+    farm.kill(part).unwrap();
+    farm.set_variable(CRASH_AT_VARIABLE, Some(point));
+    farm.begin_again(part).unwrap();
+    farm.set_variable(CRASH_AT_VARIABLE, None);
+    let is_dead = |farm: &Farm| -> Result<bool> {
+        Ok(farm.process(part).context("it was started")?.exit_status()?.is_some())
+    };
+    until("the order is given", || Ok(is_dead(farm)? || order(farm)?));
+    until("the death", || is_dead(farm));
+    farm.start_again(part).unwrap();
+}
+
+#[test]
+fn a_removal_is_finished_by_the_agent_that_comes_after_one_that_died_in_it() {
+    let mut farm = farm("removal-deaths", 1).unwrap();
+    farm.miner_command(&["sectors", "pledge", "--count", "2"]).unwrap().success().unwrap();
+    until("both Proving", || Ok(farm.sectors()?.iter().all(|row| row.state == "Proving")));
+    for (number, point) in [("1", "agent.remove.manifest-put"), ("2", "agent.remove.files-removed")] {
+        dies_at(&mut farm, Part::Agent(0), point, |farm| {
+            let order = ["sectors", "remove", number, "--yes", "--really-proving"];
+            Ok(farm.miner_command(&order)?.status.success())
+        });
+        until("removed", || {
+            let status = farm.miner_json(&["sectors", "status", number])?;
+            Ok(status["state"] == "Removed")
+        });
+        assert!(!farm.sites[0].store.join(format!("sealed/s-t01000-{number}")).exists(), "{point}");
+    }
+    farm.stop().unwrap();
+}
+
+#[test]
+fn a_move_is_finished_by_the_miner_that_comes_after_one_that_died_in_it() {
+    let mut farm = farm("move-death", 2).unwrap();
+    farm.sites[0].workers.remove(0).kill();
+    farm.miner_command(&["sectors", "pledge", "--count", "4"]).unwrap().success().unwrap();
+    let stuck = of_site(&farm.sectors().unwrap(), "site-1")[0].number;
+    dies_at(&mut farm, Part::Miner, "miner.job.withdrawn", |farm| {
+        Ok(farm.miner_command(&["sectors", "move", &stuck.to_string(), "--to", "site-2"])?.status.success())
+    });
+    until("it is Proving at the other site", || {
+        let status = farm.miner_json(&["sectors", "status", &stuck.to_string()])?;
+        Ok(status["state"] == "Proving" && status["agent"] == "site-2")
+    });
     farm.stop().unwrap();
 }
