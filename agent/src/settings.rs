@@ -7,8 +7,8 @@ use sealfarm_common::address::ActorAddress;
 use sealfarm_common::bundle::{self, BundleFacts};
 use sealfarm_common::cli::EdgeFlags;
 use sealfarm_common::configuration::{
-    ApiSection, ConfigurationError, EtcdSection, Key, Loaded, Loader, Origin, SealAgentSection, client_tls,
-    duration_text,
+    ApiSection, CLI_KEYS, ClientTlsSection, ConfigurationError, Key, Loaded, Loader, Origin,
+    SealAgentSection, client_tls, duration_text,
 };
 use sealfarm_common::job::AgentId;
 use sealfarm_common::sector::MinerId;
@@ -38,6 +38,12 @@ pub const KEYS: &[Key] = &[
     Key::new("SealAgent.ServeIP").variable("SEALFARM_SERVE_IP"),
     Key::new("SealAgent.ServePort").variable("SEALFARM_SERVE_PORT"),
     Key::new("API.ListenAddress").variable("SEALFARM_API_LISTEN_ADDRESS"),
+    Key::new("API.CertFile").variable("SEALFARM_API_CERT_FILE"),
+    Key::new("API.KeyFile").variable("SEALFARM_API_KEY_FILE"),
+    Key::new("API.ClientCaFile").variable("SEALFARM_API_CLIENT_CA_FILE"),
+    CLI_KEYS[0],
+    CLI_KEYS[1],
+    CLI_KEYS[2],
     Key::new("Etcd.CaFile").variable("SEALFARM_ETCD_CA_FILE"),
     Key::new("Etcd.CertFile").variable("SEALFARM_ETCD_CERT_FILE"),
     Key::new("Etcd.KeyFile").variable("SEALFARM_ETCD_KEY_FILE"),
@@ -127,12 +133,15 @@ pub struct Settings {
     pub farm: FarmSection,
     /// etcd, and the advertised address.
     pub seal_agent: SealAgentSection,
-    /// The local API.
+    /// The local API, and what the ports show.
     #[serde(rename = "API")]
     pub api: ApiSection,
+    /// Whom the command line trusts.
+    #[serde(rename = "CLI", default)]
+    pub cli: ClientTlsSection,
     /// TLS to etcd.
     #[serde(default)]
-    pub etcd: EtcdSection,
+    pub etcd: ClientTlsSection,
     /// NATS at the hub.
     pub hub: NatsSection,
     /// NATS at the site.

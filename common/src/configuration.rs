@@ -20,7 +20,10 @@ pub mod template;
 
 pub use endpoint::{Endpoint, InvalidEndpoint, endpoints};
 pub use section::{ApiSection, SealAgentSection, ServeAddresses};
-pub use tls::{EtcdSection, client_tls};
+pub use tls::{CLI_KEYS, ClientTlsSection, cli_tls, client_tls};
+
+/// The name of the configuration in a repository of a miner or an agent.
+pub const FILE_NAME: &str = "config.toml";
 
 /// One key of a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,6 +255,7 @@ impl ConfigurationError {
 /// Reads a configuration. Later layers win: defaults, file, environment, flags.
 pub struct Loader<'a> {
     keys: &'a [Key],
+    among_others: bool,
     defaults: &'a str,
     file: Option<(PathBuf, Presence)>,
     environment: Box<Lookup<'a>>,
@@ -271,7 +275,14 @@ impl<'a> Loader<'a> {
     /// A loader for `keys`. `defaults` is the TOML text that `config default` prints: its values are
     /// the lowest layer, so what is printed is what holds.
     pub fn new(keys: &'a [Key], defaults: &'a str) -> Self {
-        Self { keys, defaults, file: None, environment: Box::new(|_| None), flags: Vec::new() }
+        let environment = Box::new(|_: &str| None);
+        Self { keys, among_others: false, defaults, file: None, environment, flags: Vec::new() }
+    }
+
+    /// Reads these keys alone: what else the file sets is another reader's to check.
+    #[must_use]
+    pub fn among_others(self) -> Self {
+        Self { among_others: true, ..self }
     }
 
     /// Reads this file, which must exist.
@@ -379,8 +390,9 @@ impl<'a> Loader<'a> {
         leaves(table.get_ref(), "", &mut found);
         found
             .into_iter()
+            .filter(|(key, _)| !self.among_others || self.is_known(key))
             .map(|(key, at)| {
-                if self.keys.iter().any(|known| known.name == key) {
+                if self.is_known(&key) {
                     return Ok(key);
                 }
                 let nearest = nearest(&key, self.keys);
@@ -388,6 +400,10 @@ impl<'a> Loader<'a> {
                 Err(ConfigurationError::UnknownKey { path: path.to_owned(), line, key, nearest })
             })
             .collect()
+    }
+
+    fn is_known(&self, key: &str) -> bool {
+        self.keys.iter().any(|known| known.name == key)
     }
 
     fn settings(

@@ -59,32 +59,55 @@ impl fmt::Display for Refusal {
 /// Where an operator sets what a handshake needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keys<'a> {
-    /// The configuration's section with `CaFile`, `CertFile` and `KeyFile`, as `[Hub]`.
+    /// The configuration's section with `CaFile`, `CertFile` and `KeyFile`, as `[Hub]`; or what the flags of
+    /// these files begin with, as `--bundle`.
     pub section: &'a str,
     /// The section and key of the address, as `[Hub] Url`.
     pub address: &'a str,
 }
 
+impl Keys<'_> {
+    /// Where the CA of the server's certificate is named: `[Hub] CaFile`, `--bundle-ca`.
+    pub fn ca(&self) -> String {
+        let section = self.section;
+        if self.are_flags() { format!("{section}-ca") } else { format!("{section} CaFile") }
+    }
+
+    /// Where a client's certificate and its key are named: `[Hub] CertFile and KeyFile`.
+    pub fn identity(&self) -> String {
+        let section = self.section;
+        if self.are_flags() {
+            format!("{section}-cert and {section}-key")
+        } else {
+            format!("{section} CertFile and KeyFile")
+        }
+    }
+
+    fn are_flags(&self) -> bool {
+        self.section.starts_with("--")
+    }
+}
+
 impl Refusal {
     /// What the operator does about it.
     pub fn next_step(&self, keys: Keys<'_>) -> String {
-        let Keys { section, address } = keys;
+        let address = keys.address;
         match self {
             Self::UnknownCa(_) => {
-                format!("name the certificate of the server's CA in {section} CaFile")
+                format!("name the certificate of the server's CA in {}", keys.ca())
             }
             Self::OtherName(_) => {
                 format!("use a name of the certificate in {address}, or give the server one for that name")
             }
             Self::Invalid(_) => "renew the server's certificate; check both clocks".to_owned(),
             Self::WantsCertificate | Self::RefusesCertificate(_) | Self::Cut(_) => {
-                format!("name a certificate of the server's client CA in {section} CertFile and KeyFile")
+                format!("name a certificate of the server's client CA in {}", keys.identity())
             }
             Self::NoTls => format!(
                 "write {address} without TLS and unset CaFile and CertFile, or turn TLS on at the server"
             ),
             Self::Other(_) => {
-                format!("check {section} CaFile, CertFile, KeyFile, and the server's log")
+                format!("check {}, {}, and the server's log", keys.ca(), keys.identity())
             }
         }
     }
@@ -181,6 +204,9 @@ mod tests {
         check(alert(AlertDescription::CertificateRequired), &none, "none is configured", "[Hub] CertFile");
         check(alert(AlertDescription::BadCertificate), &none, "none is configured", "[Hub] CertFile");
         check(alert(AlertDescription::UnknownCA), &tls, "/r/c.pem", "[Hub] CertFile");
+        let flags = Keys { section: "--bundle", address: "--bundle" };
+        assert!(Refusal::UnknownCa(String::new()).next_step(flags).contains("--bundle-ca"));
+        assert!(Refusal::WantsCertificate.next_step(flags).contains("--bundle-cert and --bundle-key"));
         assert_eq!(super::refusal(&io::Error::other("no route"), &none), None);
     }
 

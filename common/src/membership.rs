@@ -18,7 +18,8 @@ use crate::task::TaskKind;
 pub struct AgentInfo {
     /// The agent's name, equal to the last part of its key.
     pub id: AgentId,
-    /// The advertised service address, `host:port`; empty where nothing is served.
+    /// The advertised service address, `host:port`, with `https://` in front where that is spoken; empty
+    /// where nothing is served.
     pub serve: String,
     /// The agent's version.
     pub version: String,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use sealfarm_common::address::ActorAddress;
 use sealfarm_common::cli::EdgeFlags;
 use sealfarm_common::configuration::{
-    ApiSection, ConfigurationError, EtcdSection, Key, Loaded, Loader, Origin, SealAgentSection, client_tls,
-    duration_text,
+    ApiSection, CLI_KEYS, ClientTlsSection, ConfigurationError, Key, Loaded, Loader, Origin,
+    SealAgentSection, client_tls, duration_text,
 };
 use sealfarm_common::membership::{FarmInfo, Wallets};
 use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
@@ -30,6 +30,12 @@ pub const KEYS: &[Key] = &[
     Key::new("Farm.SectorSize").variable("SECTOR_SIZE"),
     Key::new("Farm.Prover").variable("SEALFARM_PROVER"),
     Key::new("API.ListenAddress").variable("SEALFARM_API_LISTEN_ADDRESS"),
+    Key::new("API.CertFile").variable("SEALFARM_API_CERT_FILE"),
+    Key::new("API.KeyFile").variable("SEALFARM_API_KEY_FILE"),
+    Key::new("API.ClientCaFile").variable("SEALFARM_API_CLIENT_CA_FILE"),
+    CLI_KEYS[0],
+    CLI_KEYS[1],
+    CLI_KEYS[2],
     Key::new("SealAgent.EtcdAddrs").variable("SEALFARM_ETCD_ADDRS").list(),
     Key::new("SealAgent.ServeIP").variable("SEALFARM_SERVE_IP"),
     Key::new("SealAgent.ServePort").variable("SEALFARM_SERVE_PORT"),
@@ -126,15 +132,18 @@ pub struct Settings {
     /// What is sealed.
     #[serde(rename = "Farm")]
     pub farm: FarmSection,
-    /// Where the command line calls.
+    /// Where the command line calls, and what the ports show.
     #[serde(rename = "API")]
     pub api: ApiSection,
+    /// Whom the command line trusts.
+    #[serde(rename = "CLI", default)]
+    pub cli: ClientTlsSection,
     /// Where etcd is, and where others reach this process.
     #[serde(rename = "SealAgent")]
     pub seal_agent: SealAgentSection,
     /// TLS to etcd.
     #[serde(rename = "Etcd", default)]
-    pub etcd: EtcdSection,
+    pub etcd: ClientTlsSection,
     /// Where the hub is.
     #[serde(rename = "NATS")]
     pub nats: NatsSection,
@@ -305,6 +314,20 @@ Prover = "{prover}"
 [API]
 # Where `sealfarm-miner` calls the running miner. SEALFARM_API_LISTEN_ADDRESS
 ListenAddress = {listen}
+# TLS on every port of this process: its certificate and key, PEM, from here; empty: all speak in the clear.
+# With a client CA, callers without a certificate of it are refused. Replaced files hold from the next
+# connection on. SEALFARM_API_CERT_FILE, SEALFARM_API_KEY_FILE, SEALFARM_API_CLIENT_CA_FILE
+CertFile = ""
+KeyFile = ""
+ClientCaFile = ""
+
+[CLI]
+# What sealfarm-miner's own commands trust where they call by https, and what they show; PEM files,
+# from here; CaFile empty: the CAs of the system.
+# SEALFARM_CLI_CA_FILE, SEALFARM_CLI_CERT_FILE, SEALFARM_CLI_KEY_FILE
+CaFile = ""
+CertFile = ""
+KeyFile = ""
 
 [SealAgent]
 # etcd, one item an endpoint. SEALFARM_ETCD_ADDRS, separated by commas

@@ -3,11 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::PathBuf;
-use std::process::Command;
-use std::time::Duration;
 
-use anyhow::ensure;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use sealfarm_common::configuration::Endpoint;
 use sealfarm_common::etcd::{Etcd, EtcdError};
 use sealfarm_common::exit::ExitCode;
@@ -17,46 +13,7 @@ use sealfarm_nats::authority::ServerKind;
 use sealfarm_nats::connect::{ConnectError, NatsAddress, connect};
 use sealfarm_nats::role::Role;
 use sealfarm_nats::server_conf::ServerTls;
-use sealfarm_tests::harness::{Ground, Guarded, PortBlock, Process, Tool, ports};
-
-const READY_LIMIT: Duration = Duration::from_secs(30);
-
-/// A CA, and certificates of it, in a directory of their own.
-struct Ca {
-    dir: tempfile::TempDir,
-    issuer: Issuer<'static, KeyPair>,
-    cert: PathBuf,
-}
-
-impl Ca {
-    fn new(name: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().unwrap();
-        let cert = dir.path().join("ca.pem");
-        std::fs::write(&cert, params.self_signed(&key).unwrap().pem()).unwrap();
-        Self { dir, issuer: Issuer::new(params, key), cert }
-    }
-
-    /// A certificate for this host name or address.
-    fn issue(&self, name: &str) -> Identity {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().unwrap();
-        let (cert_path, key_path) =
-            (self.dir.path().join(format!("{name}.pem")), self.dir.path().join(format!("{name}.key")));
-        std::fs::write(&cert_path, params.signed_by(&key, &self.issuer).unwrap().pem()).unwrap();
-        std::fs::write(&key_path, key.serialize_pem()).unwrap();
-        Identity { cert: cert_path, key: key_path }
-    }
-
-    /// A client that trusts this CA and shows `identity`.
-    fn client(&self, identity: Option<Identity>) -> ClientTls {
-        ClientTls { ca: Some(self.cert.clone()), identity }
-    }
-}
+use sealfarm_tests::harness::{Ca, Guarded, SecureEtcd};
 
 /// What differs from a server that everybody is let in to.
 struct Case {
@@ -67,7 +24,7 @@ struct Case {
 
 /// Clients that are not let in to a server of `ours` that asks for certificates of that CA.
 fn strangers(ours: &Ca, other: &Ca) -> [Case; 3] {
-    let client = ours.issue("client");
+    let client = ours.issue("client").unwrap();
     [
         // It trusts another CA.
         Case {
@@ -83,7 +40,7 @@ fn strangers(ours: &Ca, other: &Ca) -> [Case; 3] {
         },
         // It shows one of another CA.
         Case {
-            tls: ours.client(Some(other.issue("stranger"))),
+            tls: ours.client(Some(other.issue("stranger").unwrap())),
             variant: |text| text.contains("does not take the client certificate"),
             next: "CertFile",
         },
@@ -102,9 +59,9 @@ fn address(server: &Guarded, host: &str, tls: ClientTls) -> NatsAddress {
 
 #[tokio::test]
 async fn a_hub_with_mutual_tls_lets_in_who_has_its_certificate_and_tells_the_others_why() {
-    let (ours, other) = (Ca::new("ours"), Ca::new("other"));
-    let server = hub(&ours.issue("127.0.0.1"), Some(ours.cert.clone()));
-    let right = ours.client(Some(ours.issue("client")));
+    let (ours, other) = (Ca::new("ours").unwrap(), Ca::new("other").unwrap());
+    let server = hub(&ours.issue("127.0.0.1").unwrap(), Some(ours.cert.clone()));
+    let right = ours.client(Some(ours.issue("client").unwrap()));
     connect(&address(&server, "127.0.0.1", right.clone())).await.unwrap();
     // A CA that is set means TLS, whatever the address says.
     let plain = NatsAddress { url: server.server.url(), ..address(&server, "127.0.0.1", right.clone()) };
@@ -125,8 +82,8 @@ async fn a_hub_with_mutual_tls_lets_in_who_has_its_certificate_and_tells_the_oth
 
 #[tokio::test]
 async fn a_client_that_trusts_only_the_system_is_told_to_name_the_ca() {
-    let ours = Ca::new("ours");
-    let server = hub(&ours.issue("127.0.0.1"), None);
+    let ours = Ca::new("ours").unwrap();
+    let server = hub(&ours.issue("127.0.0.1").unwrap(), None);
     connect(&address(&server, "127.0.0.1", ours.client(None))).await.unwrap();
     let error = connect(&address(&server, "127.0.0.1", ClientTls::default())).await.unwrap_err();
     assert!(matches!(error, ConnectError::Tls { .. }), "{error}");
@@ -135,7 +92,7 @@ async fn a_client_that_trusts_only_the_system_is_told_to_name_the_ca() {
 
 #[tokio::test]
 async fn tls_is_never_given_up_for_a_server_in_the_clear() {
-    let ours = Ca::new("ours");
+    let ours = Ca::new("ours").unwrap();
     let server = Guarded::start(ServerKind::Hub, None).unwrap();
     let error = connect(&address(&server, "127.0.0.1", ours.client(None))).await.unwrap_err();
     assert!(matches!(error, ConnectError::Tls { .. }), "{error}");
@@ -158,55 +115,12 @@ async fn a_file_for_tls_that_is_missing_is_named_before_anything_is_tried() {
     assert_eq!(error.exit_code(), ExitCode::BadInput);
 }
 
-/// An etcd that asks for client certificates.
-struct SecureEtcd {
-    _process: Process,
-    _ground: Ground,
-    claim: PortBlock,
-}
-
-impl SecureEtcd {
-    fn start(server: &Identity, client_ca: &std::path::Path) -> Self {
-        let ground = Ground::new("etcd-tls").unwrap();
-        let claim = ports::claim(&[0, 1, 2]).unwrap();
-        let base = claim.base();
-        let client = format!("https://127.0.0.1:{base}");
-        let peer = format!("http://127.0.0.1:{}", base + 1);
-        let metrics = format!("http://127.0.0.1:{}", base + 2);
-        let mut command = Command::new(ground.tools().path(Tool::Etcd).unwrap());
-        command.args(["--name", "default", "--logger", "zap"]);
-        command.arg("--data-dir").arg(ground.scratch().dir("etcd-data").unwrap());
-        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-        command.args(["--initial-cluster", &format!("default={peer}"), "--listen-metrics-urls", &metrics]);
-        command.arg("--cert-file").arg(&server.cert).arg("--key-file").arg(&server.key);
-        command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(client_ca);
-        if cfg!(target_arch = "aarch64") {
-            command.env("ETCD_UNSUPPORTED_ARCH", "arm64");
-        }
-        let process = ground.spawn("etcd", &mut command).unwrap();
-        process
-            .wait_ready(READY_LIMIT, || {
-                let mut answer = ureq::get(format!("{metrics}/health")).call()?;
-                let text = answer.body_mut().read_to_string()?;
-                ensure!(text.contains("true"), "it says {text}");
-                Ok(())
-            })
-            .unwrap();
-        Self { _process: process, _ground: ground, claim }
-    }
-
-    fn endpoints(&self, host: &str) -> [Endpoint; 1] {
-        [format!("https://{host}:{}", self.claim.base()).parse().unwrap()]
-    }
-}
-
 #[tokio::test]
 async fn etcd_with_tls_lets_in_who_has_its_certificate_and_the_others_are_told_why() {
-    let (ours, other) = (Ca::new("ours"), Ca::new("other"));
-    let etcd = SecureEtcd::start(&ours.issue("127.0.0.1"), &ours.cert);
-    let right = ours.client(Some(ours.issue("client")));
-    let endpoints = etcd.endpoints("127.0.0.1");
+    let (ours, other) = (Ca::new("ours").unwrap(), Ca::new("other").unwrap());
+    let etcd = SecureEtcd::start(&ours.issue("127.0.0.1").unwrap(), &ours.cert).unwrap();
+    let right = ours.client(Some(ours.issue("client").unwrap()));
+    let endpoints = [etcd.endpoint("127.0.0.1").unwrap()];
     let connected = Etcd::connect_with(&endpoints, &right).await.unwrap();
     assert_eq!(connected.farm(MinerId(1000)).await.unwrap(), None);
 
@@ -219,6 +133,6 @@ async fn etcd_with_tls_lets_in_who_has_its_certificate_and_the_others_are_told_w
         let next = error.next_step().unwrap();
         assert!(next.contains(&format!("[Etcd] {}", case.next)), "{next}");
     }
-    let error = Etcd::connect_with(&etcd.endpoints("localhost"), &right).await.unwrap_err();
+    let error = Etcd::connect_with(&[etcd.endpoint("localhost").unwrap()], &right).await.unwrap_err();
     assert!(error.to_string().contains("another name"), "{error}");
 }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sealfarm_common::address::ActorAddress;
-use sealfarm_common::configuration::{ConfigurationError, Key, Loaded, Origin, client_tls, duration_text};
+use sealfarm_common::configuration::{
+    ClientTlsSection, ConfigurationError, Key, Loaded, Origin, client_tls, duration_text,
+};
 use sealfarm_common::job::AgentId;
 use sealfarm_common::sector::{ProverKind, SectorSize};
 use sealfarm_common::task::{TaskKind, WorkerId};
@@ -27,6 +29,9 @@ pub const KEYS: &[Key] = &[
     Key::new("AgentApiInfo").variable("AGENT_API_INFO").or_variable("MINER_AGENT_APIINFO").secret(),
     Key::new("StorageApiInfo").variable("STORAGE_API_INFO").secret(),
     Key::new("AgentPath").variable("LOTUS_AGENT_PATH"),
+    Key::new("Join.CaFile").variable("JOIN_CA_FILE"),
+    Key::new("Join.CertFile").variable("JOIN_CERT_FILE"),
+    Key::new("Join.KeyFile").variable("JOIN_KEY_FILE"),
     Key::new("Site.Agent").variable("SITE_AGENT"),
     Key::new("Site.Nats").variable("SITE_NATS"),
     Key::new("Site.Credentials").variable("SITE_CREDENTIALS"),
@@ -82,6 +87,14 @@ Tasks = ["add-piece", "pre-commit-1", "pre-commit-2", "commit-1", "commit-2", "f
 # How long running phases may go on after the worker was told to stop; then they are handed back.
 Grace = "20s"
 
+[Join]
+# TLS to the agent or miner that is asked, used with https. PEM files: the CA of its certificate (empty:
+# those of the system), and what to show where it asks for a certificate.
+# [JOIN_CA_FILE, JOIN_CERT_FILE, JOIN_KEY_FILE]
+CaFile = ""
+CertFile = ""
+KeyFile = ""
+
 [Site]
 # Where the agent need not be asked: its name, and its site's NATS and credentials. [SITE_AGENT]
 # Agent = "site-1"
@@ -90,8 +103,8 @@ Nats = "nats://127.0.0.1:4222"
 # This worker's .creds file there; empty: none. [SITE_CREDENTIALS]
 Credentials = ""
 # TLS there, used where a file is named and with tls://. PEM files: the CA of the server's certificate
-# (empty: those of the system), and what to show where the server asks for a certificate.
-# [SITE_CA_FILE, SITE_CERT_FILE, SITE_KEY_FILE]
+# (empty: the one that the agent names, or else those of the system), and what to show where the server
+# asks for a certificate. [SITE_CA_FILE, SITE_CERT_FILE, SITE_KEY_FILE]
 CaFile = ""
 CertFile = ""
 KeyFile = ""
@@ -177,6 +190,8 @@ pub struct RawSettings {
     agent_api_info: String,
     storage_api_info: String,
     agent_path: String,
+    #[serde(default)]
+    join: ClientTlsSection,
     parameter_cache: String,
     tasks: Vec<String>,
     #[serde(with = "duration_text")]
@@ -222,6 +237,8 @@ pub struct Settings {
     pub params: Option<PathBuf>,
     /// How the site is found.
     pub site: SitePlace,
+    /// Whom to trust where an agent or a miner is asked by https, and what to show there.
+    pub join: ClientTls,
     /// Whom to trust at the site's NATS, and what to show there.
     pub tls: ClientTls,
     /// This worker's name.
@@ -256,6 +273,7 @@ impl Settings {
             store: raw.store_path.clone().ok_or_else(missing("StorePath"))?,
             params: path(&raw.parameter_cache),
             site: site(&raw, loaded)?,
+            join: raw.join.tls("Join", Path::new(""), loaded.file.as_deref())?,
             tls: client_tls(
                 "Site",
                 Path::new(""),

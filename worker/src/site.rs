@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use sealfarm_common::address::ActorAddress;
 use sealfarm_common::exit::{ExitCode, ExitError};
+use sealfarm_common::handshake::Keys;
 use sealfarm_common::job::AgentId;
 use sealfarm_common::join::JoinRequest;
 use sealfarm_common::retry::Backoff;
-use sealfarm_common::rpc::Client;
 use sealfarm_common::rpc::joining::{AGENT_OF_HOST, AgentOfHost, HostParams, JOIN, SitePass};
+use sealfarm_common::rpc::{Caller, Client};
 use sealfarm_common::sector::MinerId;
+use sealfarm_common::tls::ClientTls;
 use sealfarm_common::token::{ApiInfo, Token};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -54,38 +56,56 @@ pub struct SiteAccess {
     pub nats: String,
     /// What to log in with.
     pub credentials: Option<PathBuf>,
-    /// Holds credentials that the agent gave; removed with this value.
-    _given: Option<NamedTempFile>,
+    /// The CA of its NATS, where the agent gave one.
+    pub ca: Option<PathBuf>,
+    /// Hold what the agent gave; removed with this value.
+    _given: Vec<NamedTempFile>,
+}
+
+impl SiteAccess {
+    /// TLS to the site's NATS: as configured, with the CA that the agent gave where none is.
+    pub fn tls(&self, configured: &ClientTls) -> ClientTls {
+        ClientTls { ca: configured.ca.clone().or_else(|| self.ca.clone()), ..configured.clone() }
+    }
 }
 
 impl SitePlace {
-    /// Finds the site, asking for up to [`JOIN_WITHIN`] where somebody has to be asked.
+    /// Finds the site, asking for up to [`JOIN_WITHIN`] where somebody has to be asked; by https with `tls`.
     ///
     /// # Errors
-    /// When nobody answers, the token is refused, or the worker does not fit the farm.
-    pub async fn find(&self, request: &JoinRequest) -> Result<SiteAccess, ExitError> {
+    /// When nobody answers, one of the two refuses the other's certificate, the token is refused, or the
+    /// worker does not fit the farm.
+    pub async fn find(&self, request: &JoinRequest, tls: &ClientTls) -> Result<SiteAccess, ExitError> {
         match self {
             Self::Told { agent, nats, credentials } => Ok(SiteAccess {
                 agent: agent.clone(),
                 miner: request.miner.id().ok_or_else(|| wallet_alone(&request.miner))?,
                 nats: nats.clone(),
                 credentials: credentials.clone(),
-                _given: None,
+                ca: None,
+                _given: Vec::new(),
             }),
-            Self::Agent(info) => pass(info, request).await,
+            Self::Agent(info) => pass(info, request, caller(tls, "AGENT_API_INFO")).await,
             Self::Miner { miner, token_dirs } => {
                 let addresses = addresses_towards(miner);
-                let client = Client::new(miner)?;
+                let client = Client::new(miner, caller(tls, "STORAGE_API_INFO"))?;
                 let found: AgentOfHost = patiently(&client, AGENT_OF_HOST, &HostParams { addresses }).await?;
                 tracing::info!(agent = %found.agent, serve = found.serve, "the miner names the agent of this host");
                 let token = token_of(&found.agent, token_dirs)?;
-                let address = format!("http://{}", found.serve).parse().map_err(|error| {
+                let scheme = if found.serve.contains("://") { "" } else { "http://" };
+                let address = format!("{scheme}{}", found.serve).parse().map_err(|error| {
                     ExitError::new(ExitCode::Failure, "the miner's answer is no address").because(error)
                 })?;
-                pass(&ApiInfo { token: Some(token), address }, request).await
+                let info = ApiInfo { token: Some(token), address };
+                pass(&info, request, caller(tls, "[SealAgent] ServeIP of the agent")).await
             }
         }
     }
+}
+
+/// How this worker calls by https; `address` is where the address it calls stands.
+fn caller(tls: &ClientTls, address: &'static str) -> Caller {
+    Caller { tls: tls.clone(), keys: Keys { section: "[Join]", address } }
 }
 
 /// Nobody is asked whose wallet it is.
@@ -96,19 +116,24 @@ fn wallet_alone(wallet: &ActorAddress) -> ExitError {
 }
 
 /// Asks an agent to be taken in.
-async fn pass(info: &ApiInfo, request: &JoinRequest) -> Result<SiteAccess, ExitError> {
-    let client = Client::new(info)?;
+async fn pass(info: &ApiInfo, request: &JoinRequest, caller: Caller) -> Result<SiteAccess, ExitError> {
+    let client = Client::new(info, caller)?;
     let pass: SitePass = patiently(&client, JOIN, request).await?;
-    let given = pass.credentials.as_deref().map(kept).transpose().map_err(|error| {
-        ExitError::new(ExitCode::Failure, "cannot keep the site's credentials for this process")
-            .because(error)
-    })?;
+    let keep = |text: Option<&str>, suffix| {
+        text.map(|text| kept(text, suffix)).transpose().map_err(|error| {
+            ExitError::new(ExitCode::Failure, "cannot keep what the agent gave for this process")
+                .because(error)
+        })
+    };
+    let (credentials, ca) = (keep(pass.credentials.as_deref(), ".creds")?, keep(pass.ca.as_deref(), ".pem")?);
+    let path = |file: &Option<NamedTempFile>| file.as_ref().map(|file| file.path().to_owned());
     Ok(SiteAccess {
         agent: pass.agent,
         miner: pass.farm.miner,
         nats: pass.nats,
-        credentials: given.as_ref().map(|file| file.path().to_owned()),
-        _given: given,
+        credentials: path(&credentials),
+        ca: path(&ca),
+        _given: credentials.into_iter().chain(ca).collect(),
     })
 }
 
@@ -165,11 +190,11 @@ fn token_of(agent: &AgentId, dirs: &[PathBuf]) -> Result<Token, ExitError> {
     })
 }
 
-/// Puts credentials where the NATS client reads them: a file for this user alone.
-fn kept(credentials: &str) -> std::io::Result<NamedTempFile> {
+/// Puts a text where the NATS client reads it: a file for this user alone.
+fn kept(text: &str, suffix: &str) -> std::io::Result<NamedTempFile> {
     use std::io::Write as _;
-    let mut file = tempfile::Builder::new().prefix("sealfarm-site-").suffix(".creds").tempfile()?;
-    file.write_all(credentials.as_bytes())?;
+    let mut file = tempfile::Builder::new().prefix("sealfarm-site-").suffix(suffix).tempfile()?;
+    file.write_all(text.as_bytes())?;
     file.flush()?;
     Ok(file)
 }

@@ -18,6 +18,8 @@ pub struct Door {
     pub repo: PathBuf,
     /// NATS at the site, as workers reach it.
     pub nats: String,
+    /// The CA of the certificate it shows, PEM; none: workers trust their system's.
+    pub ca: Option<String>,
     /// Whether the site's server knows users at all.
     pub accounts: bool,
 }
@@ -40,5 +42,5 @@ pub(super) async fn admit(
         None
     };
     tracing::info!(worker = %request.worker, host = request.host, "credentials for the site given to a worker");
-    Ok(SitePass { agent, farm, nats: door.nats.clone(), credentials })
+    Ok(SitePass { agent, farm, nats: door.nats.clone(), ca: door.ca.clone(), credentials })
 }

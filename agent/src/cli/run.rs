@@ -20,6 +20,7 @@ use sealfarm_common::rpc::{self, Health, Keys, Ports, Services};
 use sealfarm_common::sector::{MinerId, ProverKind};
 use sealfarm_common::shutdown;
 use sealfarm_common::store::Store;
+use sealfarm_common::tls;
 use sealfarm_nats::connect::{self, ConnectError, NatsAddress, State};
 use sealfarm_nats::jetstream::JetStreamBus;
 use sealfarm_nats::service::{self, Registered};
@@ -79,11 +80,13 @@ impl Agent {
         }
         let limits = settings.limits().map_err(config::refused)?;
         let endpoints = settings.seal_agent.endpoints(loaded.file.as_deref()).map_err(refused)?;
-        let etcd_tls = settings.etcd.tls(repo, loaded.file.as_deref()).map_err(config::refused)?;
+        let etcd_tls = settings.etcd.tls("Etcd", repo, loaded.file.as_deref()).map_err(config::refused)?;
         let hub = settings.hub_address(repo, miner, &id).map_err(config::refused)?;
         let site = settings.site_address(repo).map_err(config::refused)?;
+        let ca = site.tls.ca.as_deref().map(given_ca).transpose()?;
         let addresses = settings.seal_agent.serve_addresses(loaded.file.as_deref()).map_err(refused)?;
-        let ports = Ports::bind(&settings.api, &addresses).await?;
+        let api_tls = settings.api.tls(repo, loaded.file.as_deref()).map_err(config::refused)?;
+        let ports = Ports::bind(&settings.api, &addresses, api_tls).await?;
         let store = Store::open(&settings.store_path(repo)).map_err(store_error)?;
         store.expect_owner(miner, &id).map_err(store_error)?;
 
@@ -104,11 +107,12 @@ impl Agent {
             clock: Clock::system(),
             limits,
             crash: CrashPoints::from_environment()?,
-            serve: ports.advertised().to_string(),
+            serve: ports.advertised(),
         });
         let door = Door {
             repo: repo.to_owned(),
             nats: settings.workers_url(),
+            ca,
             accounts: !settings.site.credentials.is_empty(),
         };
         Ok(Self {
@@ -178,6 +182,13 @@ impl Agent {
             Err(error) => Err(ExitError::new(ExitCode::Failure, "serving broke down").because(error)),
         }
     }
+}
+
+/// The CA of the site's server, as workers are given it.
+fn given_ca(path: &Path) -> Result<String, ExitError> {
+    tls::pem(path)
+        .map(|pem| String::from_utf8_lossy(&pem).into_owned())
+        .map_err(|e| ExitError::new(ExitCode::BadInput, e.to_string()).next("correct [Site] CaFile"))
 }
 
 fn driver_ended(ended: Result<Result<(), DriverError>, tokio::task::JoinError>) -> Result<(), ExitError> {

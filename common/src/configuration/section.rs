@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigurationError, Endpoint, Origin, endpoints};
+use crate::tls::ServerTls;
 use crate::token::ApiAddress;
 
 /// `[SealAgent]`: where etcd is, and where this process is reached.
@@ -82,12 +83,56 @@ impl SealAgentSection {
     }
 }
 
-/// `[API]`: where this process's own command line and its workers call it.
+/// `[API]`: where this process's own command line and its workers call it, and what all its ports show.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiSection {
     /// A multiaddr such as `/ip4/127.0.0.1/tcp/23456/http`; [`ApiAddress::socket_addr`] gives what to bind.
     #[serde(rename = "ListenAddress")]
     pub listen_address: ApiAddress,
+    /// The certificate of all its ports, PEM; empty: they speak in the clear.
+    #[serde(rename = "CertFile", default)]
+    pub cert_file: String,
+    /// Its key, PEM.
+    #[serde(rename = "KeyFile", default)]
+    pub key_file: String,
+    /// The CA of the callers' certificates, PEM; empty: callers need none.
+    #[serde(rename = "ClientCaFile", default)]
+    pub client_ca_file: String,
+}
+
+impl ApiSection {
+    /// The section with this address, in the clear.
+    pub const fn plain(listen_address: ApiAddress) -> Self {
+        let none = String::new;
+        Self { listen_address, cert_file: none(), key_file: none(), client_ca_file: none() }
+    }
+
+    /// What its ports show, from the repository `repo`; `None` where they speak in the clear. `file` is
+    /// where an error says to look.
+    ///
+    /// # Errors
+    /// When a file is set without the one it goes with, or the address says https and none is set.
+    pub fn tls(&self, repo: &Path, file: Option<&Path>) -> Result<Option<ServerTls>, ConfigurationError> {
+        let refuse = |key: &str, reason: String| ConfigurationError::Value {
+            key: format!("API.{key}"),
+            origin: file.map_or(Origin::Default, |path| Origin::File(path.to_owned())),
+            reason,
+        };
+        let missing = if self.cert_file.trim().is_empty() { "CertFile" } else { "KeyFile" };
+        match ServerTls::of(repo, &self.cert_file, &self.key_file, &self.client_ca_file) {
+            Err(error) => Err(refuse(missing, error.to_string())),
+            Ok(None) if self.listen_address.is_tls() => {
+                let reason = format!("`{}` asks for https, and CertFile is not set", self.listen_address);
+                Err(refuse("ListenAddress", reason))
+            }
+            Ok(tls) => Ok(tls),
+        }
+    }
+
+    /// Whether its ports speak TLS: a certificate is what it takes, whatever the address says.
+    pub fn is_tls(&self) -> bool {
+        !self.cert_file.trim().is_empty()
+    }
 }
 
 #[cfg(test)]
@@ -96,6 +141,32 @@ mod tests {
 
     fn section(ip: &str, port: u16) -> SealAgentSection {
         SealAgentSection { etcd_addrs: vec![], serve_ip: ip.parse().unwrap(), serve_port: port }
+    }
+
+    #[test]
+    fn ports_speak_tls_where_a_certificate_is_named_and_an_address_cannot_ask_for_it_alone() {
+        let section = |listen: &str, cert: &str, key: &str, client_ca: &str| ApiSection {
+            cert_file: cert.into(),
+            key_file: key.into(),
+            client_ca_file: client_ca.into(),
+            ..ApiSection::plain(listen.parse().unwrap())
+        };
+        let (http, https) = ("/ip4/127.0.0.1/tcp/1/http", "/ip4/127.0.0.1/tcp/1/https");
+        let repo = Path::new("/r");
+        assert_eq!(section(http, "", "", "").tls(repo, None).unwrap(), None);
+        for listen in [http, https] {
+            let tls = section(listen, "c.pem", "k.pem", "").tls(repo, None).unwrap().unwrap();
+            assert_eq!(tls.identity.cert, Path::new("/r/c.pem"));
+        }
+        for (refused, key, named) in [
+            (section(https, "", "", ""), "`API.ListenAddress`", https),
+            (section(http, "c.pem", "", ""), "`API.KeyFile`", "/r/c.pem"),
+            (section(http, "", "k.pem", ""), "`API.CertFile`", "/r/k.pem"),
+            (section(http, "", "", "clients.pem"), "`API.CertFile`", "/r/clients.pem"),
+        ] {
+            let error = refused.tls(repo, Some(Path::new("config.toml"))).unwrap_err().to_string();
+            assert!(error.contains(key) && error.contains(named), "{error}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The command line's side: finds the running process by the files it keeps, and calls it.
 
+use std::error::Error as StdError;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use tower::util::MapResponse;
 use tower::{Service, ServiceBuilder};
 
+use super::caller::{Caller, TLS_NEEDED};
 use super::methods::{Method, decode_error};
 use super::repo::{API_FILE, TOKEN_FILE};
 use crate::exit::{ExitCode, ExitError};
@@ -30,6 +32,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 pub struct Client {
     http: HttpClient<RpcLogger<RpcService<Transport>>>,
     place: String,
+    caller: Caller,
 }
 
 type Transport = MapResponse<HttpBackend, fn(HttpAnswer) -> HttpAnswer>;
@@ -54,10 +57,11 @@ impl ToRpcParams for Encoded {
 }
 
 impl Client {
-    /// To the process whose repository this is.
+    /// To the process whose repository this is; by https as its `[CLI]` says.
     ///
     /// # Errors
-    /// When the directory has no `api` file (nothing was ever started there) or it is damaged.
+    /// When the directory has no `api` file (nothing was ever started there) or it is damaged, or a
+    /// file of `[CLI]` cannot be used.
     pub fn from_repo(repo: &Path) -> Result<Self, ExitError> {
         let read = |name: &str| {
             let path = repo.join(name);
@@ -72,32 +76,34 @@ impl Client {
         let address = address.parse().map_err(|error| {
             ExitError::new(ExitCode::BadInput, format!("{}/{API_FILE}", repo.display())).because(error)
         })?;
-        Self::new(&ApiInfo { token: Some(token), address })
+        let caller = Caller::command_line(repo, "[API] ListenAddress")?;
+        Self::new(&ApiInfo { token: Some(token), address }, caller)
     }
 
     /// To the process that an environment variable names as `TOKEN:ADDRESS`; `None` where it is
-    /// not set, or empty.
+    /// not set, or empty. By https as `[CLI]` of the repository `repo` says, which need not be there.
     ///
     /// # Errors
-    /// When its value is no such thing; names the variable.
-    pub fn from_env(variable: &str) -> Result<Option<Self>, ExitError> {
+    /// When its value is no such thing; names the variable. Or a file of `[CLI]` cannot be used.
+    pub fn from_env(variable: &'static str, repo: &Path) -> Result<Option<Self>, ExitError> {
         match std::env::var(variable) {
             Ok(text) if !text.trim().is_empty() => {
                 let info = text.parse().map_err(|error| {
                     ExitError::new(ExitCode::BadInput, format!("{variable}: {error}"))
                         .next(format!("set {variable} to TOKEN:ADDRESS, or unset it"))
                 })?;
-                Self::new(&info).map(Some)
+                Self::new(&info, Caller::command_line(repo, variable)?).map(Some)
             }
             _ => Ok(None),
         }
     }
 
-    /// To the process at an address.
+    /// To the process at an address; `caller` says how, where that is https.
     ///
     /// # Errors
-    /// When the token cannot stand in a header, or the address in a URL.
-    pub fn new(info: &ApiInfo) -> Result<Self, ExitError> {
+    /// When the token cannot stand in a header, the address in a URL, or a file of the caller's TLS
+    /// cannot be used.
+    pub fn new(info: &ApiInfo, caller: Caller) -> Result<Self, ExitError> {
         let place = info.address.base_url();
         let bad =
             |what: &str| ExitError::new(ExitCode::BadInput, format!("the {what} for {place} is not usable"));
@@ -109,13 +115,18 @@ impl Client {
             headers.insert("authorization", value);
         }
         let service = ServiceBuilder::new().map_response(as_answer as fn(HttpAnswer) -> HttpAnswer);
-        let http = HttpClientBuilder::default()
+        let builder = HttpClientBuilder::default();
+        let builder = match info.address.is_tls() {
+            true => builder.with_custom_cert_store(caller.config()?),
+            false => builder,
+        };
+        let http = builder
             .set_headers(headers)
             .request_timeout(ANSWER_WITHIN)
             .set_http_middleware(service)
             .build(info.address.rpc_url())
             .map_err(|error| bad("address").because(error))?;
-        Ok(Self { http, place })
+        Ok(Self { http, place, caller })
     }
 
     /// Calls `method`. `params` is a tuple, a struct, or `()` for none.
@@ -146,14 +157,15 @@ impl Client {
         match error {
             Error::Call(error) => decode_error(&error),
             Error::Transport(error) => match error.downcast_ref::<TransportError>() {
+                Some(TransportError::Rejected { status_code }) if *status_code == TLS_NEEDED => {
+                    self.caller.tls_needed(place)
+                }
                 Some(TransportError::Rejected { status_code }) => ExitError::new(
                     ExitCode::Failure,
                     format!("{place} answers with HTTP status {status_code}"),
                 )
                 .next("check that the address is that of a sealfarm process, not of another server"),
-                _ => ExitError::new(ExitCode::Unreachable, format!("no API answers at {place}"))
-                    .because(error)
-                    .next("start the process with `run`, or look at the end of its log"),
+                _ => self.caller.no_tls(place, &*error).unwrap_or_else(|| unanswered(place, error)),
             },
             Error::RequestTimeout => {
                 let waited = ANSWER_WITHIN.as_secs();
@@ -166,4 +178,11 @@ impl Client {
             other => ExitError::new(ExitCode::Failure, format!("{method} at {place}")).because(other),
         }
     }
+}
+
+/// Nobody is there, or who is there does not answer.
+pub(super) fn unanswered(place: &str, error: impl Into<Box<dyn StdError + Send + Sync>>) -> ExitError {
+    ExitError::new(ExitCode::Unreachable, format!("no API answers at {place}"))
+        .because(error)
+        .next("start the process with `run`, or look at the end of its log")
 }

@@ -28,6 +28,9 @@ pub struct SitePass {
     pub farm: FarmInfo,
     /// NATS at the site, for workers; several servers separated by commas.
     pub nats: String,
+    /// The CA of the certificate it shows there, PEM; none where the worker's own configuration decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
     /// The text of a `.creds` file, limited to this worker's subjects; none for a server without
     /// accounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,6 +59,6 @@ pub struct HostParams {
 pub struct AgentOfHost {
     /// Its name.
     pub agent: AgentId,
-    /// Its API, `host:port`.
+    /// Its API, `host:port`, with `https://` in front where that is spoken.
     pub serve: String,
 }

@@ -109,7 +109,7 @@ fn parse<P: DeserializeOwned>(text: Option<&str>) -> Result<P, ErrorObjectOwned>
 }
 
 /// An error as it travels: its text, and beside it what the caller's process should exit with.
-fn encode_error(error: &ExitError) -> ErrorObjectOwned {
+pub(super) fn encode_error(error: &ExitError) -> ErrorObjectOwned {
     let mut message = error.message.clone();
     let mut cause = std::error::Error::source(error);
     while let Some(link) = cause {

@@ -1,6 +1,7 @@
 //! The ports of a miner or an agent: bound together at the start, served together until the end.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -8,10 +9,12 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::certificates::Certificates;
 use super::listen::{bind, serve};
 use crate::configuration::{ApiSection, ServeAddresses};
 use crate::exit::{ExitCode, ExitError};
 use crate::shutdown;
+use crate::tls::ServerTls;
 use crate::token::ApiAddress;
 
 /// Requests that are being answered at the end get so long.
@@ -38,14 +41,23 @@ pub struct Ports {
     apis: Vec<TcpListener>,
     web: TcpListener,
     bulk: TcpListener,
+    /// What all of them show; none: they speak in the clear.
+    certificates: Option<Arc<Certificates>>,
 }
 
 impl Ports {
-    /// Binds all of them. `[API] ListenAddress` may be where `ServePort` is: then they are one.
+    /// Binds all of them, to be served with `tls`. `[API] ListenAddress` may be where `ServePort` is: then
+    /// they are one.
     ///
     /// # Errors
-    /// When one of them is taken or no address of this machine; names it, and the key to change.
-    pub async fn bind(section: &ApiSection, addresses: &ServeAddresses) -> Result<Self, ExitError> {
+    /// When a file of `tls` cannot be used, or a port is taken or on no address of this machine; names it,
+    /// and the key to change.
+    pub async fn bind(
+        section: &ApiSection,
+        addresses: &ServeAddresses,
+        tls: Option<ServerTls>,
+    ) -> Result<Self, ExitError> {
+        let certificates = tls.map(Certificates::read).transpose()?.map(Arc::new);
         let wanted = section
             .listen_address
             .socket_addr()
@@ -62,17 +74,18 @@ impl Ports {
         }
         let web = bind(addresses.web, "[SealAgent] ServePort (this is the one above it)").await?;
         let bulk = bind(addresses.bulk, "[SealAgent] ServePort (this is the one 100 above it)").await?;
-        Ok(Self { api, advertised, apis, web, bulk })
+        Ok(Self { api, advertised, apis, web, bulk, certificates })
     }
 
-    /// What others were told: `host:port`.
-    pub fn advertised(&self) -> SocketAddr {
-        self.advertised
+    /// What others are told: `host:port`, with `https://` in front where that is spoken.
+    pub fn advertised(&self) -> String {
+        let scheme = if self.certificates.is_some() { "https://" } else { "" };
+        format!("{scheme}{}", self.advertised)
     }
 
     /// The API's address, for the `api` file.
     pub fn api_address(&self) -> ApiAddress {
-        reachable(self.api, self.advertised)
+        reachable(self.api, self.advertised, self.certificates.is_some())
     }
 
     /// Serves all of them until `stop`. What is being answered then is waited for a moment.
@@ -87,7 +100,7 @@ impl Ports {
         let mut serving = JoinSet::new();
         let apis = self.apis.into_iter().map(|listener| (listener, services.api.clone()));
         for (listener, router) in apis.chain([(self.web, services.web), (self.bulk, services.bulk)]) {
-            serving.spawn(serve(listener, router, stop.clone()));
+            serving.spawn(serve(listener, self.certificates.clone(), router, stop.clone()));
         }
         let stop = stop.clone();
         async move {
@@ -113,9 +126,9 @@ impl Ports {
 }
 
 /// An address that leads to a listener at `listening`, for others than this host where there is one.
-fn reachable(listening: SocketAddr, advertised: SocketAddr) -> ApiAddress {
+fn reachable(listening: SocketAddr, advertised: SocketAddr, tls: bool) -> ApiAddress {
     let ip = if listening.ip().is_unspecified() { advertised.ip() } else { listening.ip() };
-    ApiAddress::of_socket(SocketAddr::new(ip, listening.port()), false)
+    ApiAddress::of_socket(SocketAddr::new(ip, listening.port()), tls)
 }
 
 /// The address to give to others: the API's own, or the advertised one where the API listens on
@@ -129,9 +142,9 @@ pub fn address_for_others(section: &ApiSection, addresses: &ServeAddresses) -> R
         .socket_addr()
         .map_err(|error| ExitError::new(ExitCode::BadInput, format!("[API] ListenAddress: {error}")))?;
     if api.ip().is_loopback() && !addresses.api.ip().is_loopback() {
-        return Ok(ApiAddress::of_socket(addresses.api, false));
+        return Ok(ApiAddress::of_socket(addresses.api, section.is_tls()));
     }
-    Ok(reachable(api, addresses.api))
+    Ok(reachable(api, addresses.api, section.is_tls()))
 }
 
 #[cfg(test)]
@@ -147,7 +160,7 @@ mod tests {
     }
 
     fn section(listen: &str) -> ApiSection {
-        ApiSection { listen_address: listen.parse().unwrap() }
+        ApiSection::plain(listen.parse().unwrap())
     }
 
     #[test]
@@ -162,6 +175,13 @@ mod tests {
         check("/ip4/127.0.0.1/tcp/23466/http", "127.0.0.1", "/ip4/127.0.0.1/tcp/23466/http");
     }
 
+    #[test]
+    fn with_a_certificate_others_are_told_https() {
+        let secure = ApiSection { cert_file: "c.pem".into(), ..section("/ip4/10.0.0.5/tcp/23466/http") };
+        let address = address_for_others(&secure, &addresses("10.0.0.5", 40005)).unwrap();
+        assert_eq!(address.to_string(), "/ip4/10.0.0.5/tcp/23466/https");
+    }
+
     fn all_free(base: u16) -> bool {
         [0, 1, 100].iter().all(|above| std::net::TcpListener::bind(("127.0.0.2", base + above)).is_ok())
     }
@@ -174,7 +194,7 @@ mod tests {
             let listen = section("/ip4/127.0.0.2/tcp/0/http");
             for (above, key) in [(0, "ServeIP or ServePort"), (1, "one above it"), (100, "100 above it")] {
                 let _holder = TcpListener::bind(("127.0.0.2", base + above)).await.unwrap();
-                let error = Ports::bind(&listen, &addresses("127.0.0.2", base)).await.unwrap_err();
+                let error = Ports::bind(&listen, &addresses("127.0.0.2", base), None).await.unwrap_err();
                 let (code, text) = render(&error);
                 assert_eq!(code, ExitCode::PortInUse, "{text}");
                 assert!(text.contains(key) && text.contains(&format!("{}", base + above)), "{text}");

@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
@@ -11,6 +12,8 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::exit::{ExitCode, ExitError, render};
+use crate::handshake;
+use crate::tls::ClientTls;
 use crate::token::{ApiAddress, ApiInfo, Permission, Secret, Token};
 
 const ADD: Method = Method::new("Add", Permission::Read);
@@ -61,7 +64,7 @@ impl Process {
     async fn started(&self, permission: Permission) -> Client {
         let listener = local().await;
         let address = ApiAddress::of_socket(listener.local_addr().unwrap(), false);
-        tokio::spawn(serve(listener, self.router(), CancellationToken::new()));
+        tokio::spawn(serve(listener, None, self.router(), CancellationToken::new()));
         client(address, Some(create_token(&self.secret, permission, None)))
     }
 
@@ -84,7 +87,8 @@ fn bearer(token: &Token) -> String {
 }
 
 fn client(address: ApiAddress, token: Option<Token>) -> Client {
-    Client::new(&ApiInfo { token, address }).unwrap()
+    let keys = handshake::Keys { section: "[CLI]", address: "the test" };
+    Client::new(&ApiInfo { token, address }, Caller { tls: ClientTls::default(), keys }).unwrap()
 }
 
 #[test]
@@ -229,7 +233,7 @@ fn the_command_line_finds_the_process_by_the_files_it_keeps() {
         assert_eq!(ensure_secret(repo, FILE).unwrap(), process.secret, "the secret stays");
         let listener = local().await;
         publish_address(repo, &ApiAddress::of_socket(listener.local_addr().unwrap(), false)).unwrap();
-        tokio::spawn(serve(listener, process.router(), CancellationToken::new()));
+        tokio::spawn(serve(listener, None, process.router(), CancellationToken::new()));
         let client = Client::from_repo(repo).unwrap();
         assert_eq!(client.call::<u32>(ADD, (1, 1)).await.unwrap(), 2);
     });
@@ -248,7 +252,7 @@ fn a_secret_is_made_once_and_missed_where_it_must_be() {
 
 #[test]
 fn a_variable_that_is_not_set_names_no_process() {
-    assert!(Client::from_env("SEALFARM_TEST_OF_NO_SUCH_VARIABLE").unwrap().is_none());
+    assert!(Client::from_env("SEALFARM_TEST_OF_NO_SUCH_VARIABLE", Path::new("/nowhere")).unwrap().is_none());
 }
 
 #[test]

@@ -13,6 +13,7 @@ use sealfarm_common::rpc::joining::AgentOfHost;
 pub(super) fn agent_of_host(members: &Members, addresses: &[IpAddr]) -> Result<AgentOfHost, ExitError> {
     let live: Vec<_> = members.live().collect();
     let on_host = |serve: &str| {
+        let serve = serve.strip_prefix("https://").unwrap_or(serve);
         serve.parse::<SocketAddr>().is_ok_and(|serve| addresses.iter().any(|ip| *ip == serve.ip()))
     };
     let found: Vec<_> = live.iter().filter(|info| on_host(&info.serve)).collect();
@@ -64,7 +65,7 @@ mod tests {
 
     #[test]
     fn the_agent_of_a_host_is_found_by_its_address() {
-        let members = members(&[("a", "10.0.0.5:40005"), ("b", "[fd00::7]:40005")]);
+        let members = members(&[("a", "10.0.0.5:40005"), ("b", "https://[fd00::7]:40005")]);
         let found = |ip: &str| agent_of_host(&members, &[ip.parse().unwrap()]).unwrap().agent.to_string();
         assert_eq!((found("10.0.0.5").as_str(), found("fd00::7").as_str()), ("a", "b"));
     }

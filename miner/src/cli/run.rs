@@ -47,10 +47,11 @@ pub(super) async fn run(repo: Repo, flags: &EdgeFlags) -> Result<(), ExitError> 
     let verifier = verifier::verifier_for(settings.farm.prover, settings.farm.sector_size.seal_proof())
         .map_err(no_verifier)?;
     let hub = settings.nats_address(repo.dir()).map_err(config::refused)?;
-    let etcd_tls = settings.etcd.tls(repo.dir(), loaded.file.as_deref()).map_err(config::refused)?;
+    let etcd_tls = settings.etcd.tls("Etcd", repo.dir(), loaded.file.as_deref()).map_err(config::refused)?;
     let keys = repo.keys()?;
     let addresses = settings.seal_agent.serve_addresses(loaded.file.as_deref()).map_err(refused)?;
-    let ports = Ports::bind(&settings.api, &addresses).await?;
+    let api_tls = settings.api.tls(repo.dir(), loaded.file.as_deref()).map_err(config::refused)?;
+    let ports = Ports::bind(&settings.api, &addresses, api_tls).await?;
 
     let client = connect::connect(&hub).await.map_err(no_nats)?;
     let bus: Arc<dyn Bus> = Arc::new(

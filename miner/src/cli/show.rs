@@ -21,7 +21,7 @@ pub(super) const API_INFO: &str = "STORAGE_API_INFO";
 
 /// To the miner that the environment names, or else to the repository's.
 pub(super) fn client(repo: &Repo) -> Result<Client, ExitError> {
-    if let Some(client) = Client::from_env(API_INFO)? {
+    if let Some(client) = Client::from_env(API_INFO, repo.dir())? {
         return Ok(client);
     }
     repo.check()?;

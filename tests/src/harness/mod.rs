@@ -4,11 +4,13 @@
 //! [`eventually`]. Whatever ends the test ends the processes too; the directory with their logs is
 //! removed when it passes, and kept and named on stderr when it panics.
 
+mod ca;
 mod eventually;
 mod faulty;
 mod ground;
 mod guarded;
 
+pub use ca::{Ca, SecureEtcd};
 pub use eventually::eventually;
 pub use faulty::{Faulty, Stage, Way, stage_at};
 pub use ground::Ground;

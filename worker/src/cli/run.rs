@@ -150,7 +150,7 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
     let access = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
-        found = settings.site.find(&request) => found?,
+        found = settings.site.find(&request, &settings.join) => found?,
     };
     let store = checked_store(&settings, &access)?;
     if settings.prover == ProverKind::Filecoin && settings.slots.contains_key(&TaskKind::Commit2) {
@@ -163,7 +163,7 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
         url: access.nats.clone(),
         credentials: access.credentials.clone(),
         name: Role::Worker(access.agent.clone(), settings.worker.clone()).connection_name(),
-        tls: settings.tls.clone(),
+        tls: access.tls(&settings.tls),
     })
     .await
     .map_err(connect_error)?;
