@@ -39,7 +39,7 @@ pub const CA_FILE: &str = "ca.pem";
 const FILES: [&str; 4] = [CONFIG_FILE, FACTS_FILE, HUB_CREDENTIALS_FILE, CA_FILE];
 
 /// No bundle is larger, packed or unpacked; one takes some kilobytes.
-const BYTES_MAX: u64 = 1 << 20;
+pub const BYTES_MAX: u64 = 1 << 20;
 /// Only the agent's own user reads what is in it.
 const MODE: u32 = 0o600;
 
@@ -253,6 +253,15 @@ impl Bundle {
         }
         Ok(())
     }
+}
+
+/// Whether one of these addresses, separated by commas, means whoever reads it: others would reach
+/// themselves there.
+pub fn is_local(places: &str) -> bool {
+    places.split(',').any(|place| {
+        let host = place.trim().split_once("://").map_or(place.trim(), |(_, host)| host);
+        ["127.", "localhost", "[::1]"].iter().any(|local| host.starts_with(local))
+    })
 }
 
 fn decode_facts(text: &[u8]) -> Result<BundleFacts, BundleError> {

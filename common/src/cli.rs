@@ -141,7 +141,7 @@ pub fn print_json(value: &impl Serialize) -> Result<(), ExitError> {
 ///
 /// # Errors
 /// The command's own, or the runtime does not start.
-pub fn block_on(command: impl Future<Output = Result<(), ExitError>>) -> Result<(), ExitError> {
+pub fn block_on<T>(command: impl Future<Output = Result<T, ExitError>>) -> Result<T, ExitError> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use sealfarm_common::bundle::Bundle;
 use sealfarm_common::rpc::Method;
 use sealfarm_common::token::{ApiInfo, Permission};
 use sealfarm_tests::harness::{Scratch, Tools};
@@ -276,6 +277,90 @@ fn a_worker_that_may_not_or_does_not_fit_is_refused_with_what_it_lacks() {
         assert!(matches!(refused.status.code(), Some(5 | 6)), "{variables:?}: {}", refused.stderr);
         assert!(parts.iter().all(|part| refused.stderr.contains(part)), "{}", refused.stderr);
     }
+}
+
+/// What of a bundle does not change with the moment it was made.
+fn parts(packed: &[u8]) -> [Option<Vec<u8>>; 3] {
+    let bundle = Bundle::unpack(packed).unwrap();
+    ["config.toml", "hub.creds", "ca.pem"].map(|name| bundle.file(name).map(<[u8]>::to_vec))
+}
+
+#[test]
+fn the_miner_serves_the_bundle_that_pack_makes_to_an_admin_alone_and_refuses_what_it_does_not_know() {
+    let farm = farm("http-bundle", 0);
+    let [miner, _] = Served::both(&farm);
+    let admin = miner.token(Permission::Admin);
+    let fetch = |path: &str, token: &str| {
+        let bearer = format!("Bearer {token}");
+        let mut answer = http().get(miner.url(100, path)).header("authorization", bearer).call().unwrap();
+        (answer.status().as_u16(), answer.body_mut().read_to_vec().unwrap())
+    };
+    let file = farm.scratch().path().join("packed.tar.gz").display().to_string();
+    let pack = ["pack", "--agent", "site-9", "--out", &file, "--hub", "tls://hub:4222", "--etcd", "a:1,b:2"];
+    miner.run(&pack).success().unwrap();
+    let (status, served) = fetch("/bundle/site-9?hub=tls://hub:4222&etcd=a:1,b:2", &admin);
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&served));
+    let packed = parts(&std::fs::read(&file).unwrap());
+    assert!(parts(&served) == packed && packed[1].is_some(), "the credentials are the same user's");
+
+    let weak = miner.token(Permission::Sign);
+    for (path, token, status, named) in [
+        ("/bundle/site-9", weak.as_str(), 401, ["need `admin`", "`read, write, sign`"]),
+        ("/bundle/site-9", "nonsense", 401, ["`admin`", "refused"]),
+        ("/bundle/Site_9", admin.as_str(), 400, ["`Site_9`", "ask for /bundle/AGENT"]),
+        ("/bundle/site-9?hubs=x", admin.as_str(), 400, ["no option `hubs`", "`hub` and `etcd`"]),
+        ("/bundle/site-9?etcd=218.78,187.146:2379", admin.as_str(), 400, ["218.78", "etcd endpoint"]),
+    ] {
+        let (found, body) = fetch(path, token);
+        let body = String::from_utf8_lossy(&body);
+        assert_eq!(found, status, "{path}: {body}");
+        assert!(named.iter().all(|part| body.contains(part)), "{named:?} are not in {body}");
+    }
+    assert_eq!(get(&miner.url(100, "/bundle/site-9"), &[]).0, 401);
+}
+
+#[test]
+fn an_agent_is_set_up_with_the_bundle_its_miner_serves_or_nothing_of_it_is_kept() {
+    let farm = farm("http-fetch", 0);
+    let [miner, agent] = Served::both(&farm);
+    let repo = farm.scratch().path().join("fetched");
+    let file = |name: &str, text: &str| {
+        let path = farm.scratch().path().join(name).display().to_string();
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let init = |url: &str, flags: &[&str]| {
+        let mut command = farm::command("sealfarm-agent").unwrap();
+        command.arg("--repo").arg(&repo).args(["init", "--bundle", url]).args(flags);
+        process::run("fetch", farm.scratch(), &mut command, LIMIT).unwrap()
+    };
+    let (admin, weak) = (miner.token(Permission::Admin), miner.token(Permission::Write));
+    let files = (file("admin", &admin), file("none", "\n"), file("weak", &weak));
+    let (good, empty, weak_file) = (files.0.as_str(), files.1.as_str(), files.2.as_str());
+    let url = miner.url(100, "/bundle/site-9");
+    let (wrong_id, wrong_path) = (miner.url(100, "/bundle/Site_9"), miner.url(100, "/bundles/site-9"));
+    let (an_agents, closed) = (agent.url(100, "/bundle/site-9"), "http://127.0.0.1:1/bundle/site-9");
+    for (url, flags, code, named) in [
+        (url.as_str(), vec![], 3, ["none is named", "--token-file"]),
+        (url.as_str(), vec!["--token-file", empty], 3, ["holds no token", "create-token"]),
+        (url.as_str(), vec!["--token-file", weak_file], 6, ["need `admin`", "the token has `read, write`"]),
+        (wrong_id.as_str(), vec!["--token-file", good], 3, ["`Site_9`", "/bundle/AGENT"]),
+        (wrong_path.as_str(), vec!["--token-file", good], 1, ["404", "check that the address"]),
+        (an_agents.as_str(), vec!["--token-file", good], 1, ["404", "check that the address"]),
+        (closed, vec!["--token-file", good], 4, ["no API answers at", "next:"]),
+        (url.as_str(), vec!["--token-file", good, "--id", "site-8"], 6, ["site-9", "--id says site-8"]),
+    ] {
+        let refused = init(url, &flags);
+        assert_eq!(refused.status.code(), Some(code), "{url} {flags:?}: {}", refused.stderr);
+        assert!(named.iter().all(|part| refused.stderr.contains(part)), "{named:?}: {}", refused.stderr);
+        let shown = [&admin, &weak].iter().any(|token| refused.stderr.contains(token.as_str()));
+        assert!(!shown && !repo.exists(), "{}", refused.stderr);
+    }
+    let made = init(&url, &["--token-file", good]);
+    assert!(made.stderr.contains("in the clear") && !made.stderr.contains(&admin), "{}", made.stderr);
+    made.success().unwrap();
+    let laid_out = ["config.toml", "bundle.json", "hub.creds", "token"];
+    assert!(laid_out.iter().all(|name| repo.join(name).is_file()));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use sealfarm_common::address::ActorAddress;
-use sealfarm_common::bundle::{Bundle, BundleFacts};
+use sealfarm_common::bundle::{self, Bundle, BundleFacts};
 use sealfarm_common::configuration::Loader;
 use sealfarm_common::configuration::template::{Filling, filled, quoted, quoted_list};
 use sealfarm_common::exit::{ExitCode, ExitError};
@@ -16,6 +16,7 @@ use sealfarm_common::token::ApiAddress;
 use sealfarm_common::{repository, rpc};
 
 use super::auth::SECRET_FILE;
+use super::fetch::{self, FetchArgs};
 use super::site_config::SiteArgs;
 use super::{absolute, config};
 use crate::api::store_error;
@@ -25,9 +26,12 @@ use crate::site_server;
 /// What a site is made of.
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
-    /// The bundle that `sealfarm-miner pack` made for this agent; flags beat what is in it.
-    #[arg(long, value_name = "FILE")]
-    bundle: Option<PathBuf>,
+    /// The bundle that `sealfarm-miner pack` made for this agent, or where the miner serves it:
+    /// https://MINER:PORT/bundle/ID, at its ServePort+100. Flags beat what is in it.
+    #[arg(long, value_name = "FILE|URL")]
+    bundle: Option<String>,
+    #[command(flatten)]
+    fetch: FetchArgs,
     /// The site's name: 1 to 32 of a-z, 0-9 and - [default: the bundle's].
     #[arg(long, value_name = "ID", required_unless_present = "bundle")]
     id: Option<AgentId>,
@@ -86,7 +90,7 @@ pub(super) fn run(repo: &Path, args: InitArgs) -> Result<(), ExitError> {
     refuse_a_second(repo, &origin)?;
     let place = args.site_credentials.is_none().then(|| args.site_server.place()).transpose()?;
     let text = configuration(repo, &args, &origin)?;
-    let (mut made, site_is_ours) = (None, place.is_some());
+    let (mut made, mut local, site_is_ours) = (None, Vec::new(), place.is_some());
     repository::create(repo, CONFIG_FILE, |dir| {
         if let Some(bundle) = &origin.bundle {
             bundle.lay_out(dir).map_err(|e| cannot_write(repo, e))?;
@@ -101,6 +105,7 @@ pub(super) fn run(repo: &Path, args: InitArgs) -> Result<(), ExitError> {
         let root = settings.store_path(dir);
         let store = Store::create(&root, origin.miner, &origin.agent).map_err(store_error)?;
         made = Some(store.identity().id);
+        local = of_the_miners_host(&args, &settings);
         Ok(())
     })?;
     sealfarm_common::errln!("agent {} of miner {} made in {}", origin.agent, origin.miner, repo.display());
@@ -111,11 +116,26 @@ pub(super) fn run(repo: &Path, args: InitArgs) -> Result<(), ExitError> {
         let conf = repo.join(site_server::SITE_DIR).join("site.conf");
         sealfarm_common::errln!("site NATS made; on its host: nats-server --config {}", conf.display());
     }
+    for place in local {
+        sealfarm_common::errln!("{place}: an address that leads to this host itself; was the miner's meant?");
+    }
     sealfarm_common::errln!(
         "next: look at {}, start the site's NATS, then `sealfarm-agent run`",
         repo.join(CONFIG_FILE).display()
     );
     Ok(())
+}
+
+/// Addresses of the configuration that were good at the miner, whose host it is not: `pack` would have said so.
+fn of_the_miners_host(args: &InitArgs, settings: &Settings) -> Vec<String> {
+    let fetched =
+        args.bundle.as_deref().is_some_and(|place| fetch::is_url(place) && !bundle::is_local(place));
+    let etcd = settings.seal_agent.etcd_addrs.join(",");
+    [("[Hub] Url", &settings.hub.url), ("[SealAgent] EtcdAddrs", &etcd)]
+        .into_iter()
+        .filter(|(_, place)| fetched && bundle::is_local(place))
+        .map(|(key, place)| format!("{key} is {place}"))
+        .collect()
 }
 
 /// What `run` finds missing where a bundle was unpacked by hand: the store, the secret and `token`.
@@ -146,7 +166,7 @@ pub(super) fn complete(repo: &Path, settings: &Settings, facts: &BundleFacts) ->
 
 /// Whose agent it is to be: flags and environment must agree with the bundle.
 fn origin(args: &InitArgs) -> Result<Origin, ExitError> {
-    let Some(path) = &args.bundle else {
+    let Some(place) = &args.bundle else {
         let unset =
             || ExitError::new(ExitCode::Usage, "--id and --miner are needed where there is no --bundle");
         let (agent, miner) = args.id.clone().zip(args.miner).ok_or_else(unset)?;
@@ -159,11 +179,10 @@ fn origin(args: &InitArgs) -> Result<Origin, ExitError> {
         })?;
         return Ok(Origin { agent, miner, bundle: None });
     };
-    let bundle = Bundle::read(path)?;
+    let bundle = fetch::bundle(place, &args.fetch)?;
     let facts = bundle.facts().clone();
     let refuse = |what: &str, bundles: String, told: String, flag: &str| {
-        let message =
-            format!("the bundle {} is for {what} {bundles}, and {flag} says {told}", path.display());
+        let message = format!("the bundle {place} is for {what} {bundles}, and {flag} says {told}");
         Err(ExitError::new(ExitCode::Refused, message)
             .next("use the bundle that was packed for this agent, or correct the value"))
     };

@@ -1,8 +1,9 @@
 //! What the miner serves: JSON-RPC 2.0 over HTTP for its own command line and for others with a token,
-//! and a web page.
+//! a web page, and bundles for agents.
 //!
 //! It asks the driver through its handle and changes nothing itself.
 
+pub mod bulk;
 mod hosts;
 mod jobs;
 pub mod methods;

@@ -51,7 +51,7 @@ pub(super) fn run(repo: &Repo, args: PackArgs) -> Result<(), ExitError> {
     for (what, flag, place) in
         [("the hub", "--hub", hub_url.as_str()), ("etcd", "--etcd", etcd.join(",").as_str())]
     {
-        if is_local(place) {
+        if bundle::is_local(place) {
             sealfarm_common::errln!(
                 "{what} is {place} in this bundle: good on this host only; {flag} names it as the site reaches it"
             );
@@ -71,14 +71,6 @@ fn read(path: &Path) -> Result<String, ExitError> {
     std::fs::read_to_string(path).map_err(|e| {
         ExitError::new(ExitCode::BadInput, format!("cannot read the credentials {}", path.display()))
             .because(e)
-    })
-}
-
-/// Whether others would reach themselves there.
-fn is_local(places: &str) -> bool {
-    places.split(',').any(|place| {
-        let host = place.trim().split_once("://").map_or(place.trim(), |(_, host)| host);
-        ["127.", "localhost", "[::1]"].iter().any(|local| host.starts_with(local))
     })
 }
 

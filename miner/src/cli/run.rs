@@ -9,7 +9,7 @@ use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::etcd::{Etcd, EtcdError, Leadership};
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::readiness;
-use sealfarm_common::rpc::{self, Health, Ports, Router, Services};
+use sealfarm_common::rpc::{self, Health, Ports, Services};
 use sealfarm_common::sector::ProverKind;
 use sealfarm_common::shutdown;
 use sealfarm_nats::bus::Bus;
@@ -96,10 +96,12 @@ pub(super) async fn run(repo: Repo, flags: &EdgeFlags) -> Result<(), ExitError> 
         dead_after: settings.agents.dead_after,
     };
     let context = Arc::new(context);
+    let packing =
+        api::bulk::Packing { repo: repo.dir().to_owned(), settings: settings.clone(), keys: keys.clone() };
     let services = Services {
         api: rpc::router(Arc::new(api::methods(&context)), keys, health(client)),
         web: api::web::router(&context),
-        bulk: Router::new(),
+        bulk: api::bulk::router(packing),
     };
     rpc::publish_address(repo.dir(), &ports.api_address())?;
     let serving = ports.serve(services, &stop);
