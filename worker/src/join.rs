@@ -198,7 +198,9 @@ impl Joiner<'_> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use sealfarm_common::address::ActorAddress;
     use sealfarm_common::exit::render;
+    use sealfarm_common::membership::Wallets;
     use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
 
     use super::*;
@@ -224,18 +226,49 @@ mod tests {
 
     /// Joins with these answers from the agent, made knowing the id of the store mounted here.
     async fn join(answers: impl FnOnce(Uuid) -> Vec<JoinAnswer>) -> Result<FarmInfo, JoinError> {
+        join_as(MinerId(1000).into(), answers).await
+    }
+
+    /// The same, where `MINER_ADDR` names the miner so.
+    async fn join_as(
+        miner: ActorAddress,
+        answers: impl FnOnce(Uuid) -> Vec<JoinAnswer>,
+    ) -> Result<FarmInfo, JoinError> {
         let dir = tempfile::tempdir().unwrap();
         let site = Site("a".parse().unwrap());
         let store = Store::create(&dir.path().join("store"), MinerId(1000), &site.0).unwrap();
         let bus = Bench::answering(answers(store.identity().id));
         let benched = watch::Sender::default();
-        Joiner { bus: &bus, site: &site, store: &store, benched: &benched }.join(&request()).await
+        let request = JoinRequest { miner, ..request() };
+        Joiner { bus: &bus, site: &site, store: &store, benched: &benched }.join(&request).await
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_fits_learns_what_the_farm_seals() {
         let farm = join(|store| vec![welcome(SectorSize::KiB2, store)]).await.unwrap();
         assert_eq!(farm, FarmInfo::new(MinerId(1000), SectorSize::KiB2, ProverKind::Null));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_miner_may_be_named_by_its_owners_or_workers_wallet_with_the_prefix_of_either_network() {
+        const OWNER: &str = "t15ihq5ibzwki2b4ep2f46avlkrqzhpqgtga7pdrq";
+        let (worker, stranger) = (ActorAddress::of_bls_key(&[2; 48]), ActorAddress::of_bls_key(&[3; 48]));
+        let wallets = Wallets { owner: Some(OWNER.parse().unwrap()), worker: Some(worker) };
+        let farm = FarmInfo::new(MinerId(1000), SectorSize::KiB2, ProverKind::Null).with_wallets(wallets);
+        let welcome =
+            |farm: FarmInfo| move |store| vec![JoinAnswer::Welcome { farm, store, benched: Benched::new() }];
+        let worker = worker.to_string();
+        assert!(worker.starts_with("t3"), "{worker}");
+        for text in ["t01000", OWNER, &worker] {
+            for name in [text.to_owned(), format!("f{}", &text[1..])] {
+                let joined = join_as(name.parse().unwrap(), welcome(farm.clone())).await;
+                assert_eq!(joined.as_ref(), Ok(&farm), "{name}");
+            }
+        }
+        let error = join_as(stranger, welcome(farm)).await.unwrap_err();
+        let (code, text) = render(&ExitError::from(error));
+        assert_eq!(code, ExitCode::Refused);
+        assert!(text.contains(&stranger.to_string()) && text.contains("t01000"), "{text}");
     }
 
     #[tokio::test(start_paused = true)]
