@@ -388,6 +388,11 @@ impl Term {
                 if slot.record.state.name() != next.state.name() {
                     tracing::info!(sector = %next.id(), agent = %next.agent, prover = %next.prover, "{}", next.state.name());
                 }
+                if slot.record.conflict != next.conflict
+                    && let Some(conflict) = &next.conflict
+                {
+                    tracing::error!(sector = %next.id(), "{}", sector::conflict_text(&next, conflict));
+                }
                 slot.revision = revision;
                 slot.record = next.clone();
                 self.landings.note(&next, self.io.chain.policy());
