@@ -43,7 +43,7 @@ enum Command {
     /// Check format, lints, documentation, dependencies, licences and who imports whom
     Lint,
     /// Run the units of deploy/systemd under a live systemd: readiness, restarts, the journal, draining
-    Services,
+    Services(services::Arguments),
     /// Let random faults befall a running farm under load, and say what was lost
     Soak(soak::Arguments),
     /// Bring the tools, make the proof parameters, build once, and run every test
@@ -78,7 +78,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Images(arguments) => images::run(&arguments),
         Command::Lint => lint::run(),
-        Command::Services => services::run(),
+        Command::Services(arguments) => services::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     }

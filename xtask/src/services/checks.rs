@@ -23,15 +23,19 @@ const AGENT: &str = "runuser -u sealfarm -- env LOTUS_AGENT_PATH=/var/lib/sealfa
 /// How long a killed service may take until it serves again: `RestartSec`, and a lease of etcd that
 /// the miner's former self held.
 const RESTART_LIMIT: Duration = Duration::from_secs(45);
-const SEAL_LIMIT: Duration = Duration::from_secs(60);
+/// How long a sector may take; a real one takes one to four minutes on two cores.
+const SEAL_LIMIT: Duration = Duration::from_secs(600);
 /// A null phase so long that a worker is stopped in the middle of it, and well below its grace.
 const PHASE: &str = "pre-commit-1=5s";
 
-pub(super) fn run(machine: &Machine) -> Result<()> {
-    set_up(machine)?;
+pub(super) fn run(machine: &Machine, prover: &str) -> Result<()> {
+    set_up(machine, prover)?;
     sandboxes(machine)?;
-    start(machine)?;
+    start(machine, prover)?;
     seal(machine, 1)?;
+    if prover == "filecoin" {
+        return stop(machine);
+    }
     restarts(machine)?;
     seal(machine, 2)?;
     refusals(machine)?;
@@ -41,14 +45,14 @@ pub(super) fn run(machine: &Machine) -> Result<()> {
 }
 
 /// As docs/operate.md has it, all on one host.
-fn set_up(machine: &Machine) -> Result<()> {
+fn set_up(machine: &Machine, prover: &str) -> Result<()> {
     machine.sh("install -m 644 /deploy/systemd/sealfarm.sysusers /usr/lib/sysusers.d/sealfarm.conf
         systemd-sysusers
         install -m 644 /deploy/systemd/*.service /etc/systemd/system/ && systemctl daemon-reload
-        install -d -o sealfarm -g sealfarm -m 750 /var/lib/sealfarm /srv/sealfarm/store
+        install -d -o sealfarm -g sealfarm -m 750 /var/lib/sealfarm /var/cache/sealfarm /srv/sealfarm/store
         systemd-run --quiet --unit=etcd --property=Type=notify etcd --data-dir=/var/lib/etcd")?;
     machine.sh(&format!(
-        "cd / && {MINER} init --actor t01000 --sector-size 2KiB --prover null \
+        "cd / && {MINER} init --actor t01000 --sector-size 2KiB --prover {prover} \
             --epoch-duration 200ms --challenge-delay 2"
     ))?;
     // A worker's tasks last long enough to be met.
@@ -73,7 +77,7 @@ fn sandboxes(machine: &Machine) -> Result<()> {
 }
 
 /// `systemctl start` returns when the process serves: what is asked right after it is answered.
-fn start(machine: &Machine) -> Result<()> {
+fn start(machine: &Machine, prover: &str) -> Result<()> {
     let begun = Instant::now();
     machine.sh("systemctl start sealfarm-hub sealfarm-miner")?;
     leads(machine)?;
@@ -88,7 +92,7 @@ fn start(machine: &Machine) -> Result<()> {
 
     machine.sh(&format!(
         "install -d /etc/sealfarm && umask 077
-        printf 'SECTOR_SIZE=2KiB\\nMINER_ADDR=t01000\\nWORKER_PROVER=null\\n' > /etc/sealfarm/worker.env
+        printf 'SECTOR_SIZE=2KiB\\nMINER_ADDR=t01000\\nWORKER_PROVER={prover}\\n' > /etc/sealfarm/worker.env
         {AGENT} auth api-info --perm write >> /etc/sealfarm/worker.env
         for n in 1 2; do echo WORKER_ID=worker-$n > /etc/sealfarm/worker-$n.env; done
         systemctl start sealfarm-worker@1 sealfarm-worker@2"

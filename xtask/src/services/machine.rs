@@ -17,6 +17,8 @@ const CAPABILITIES: [&str; 2] = ["SYS_ADMIN", "SYS_PTRACE"];
 const BINARIES: [&str; 3] = ["sealfarm-miner", "sealfarm-agent", "sealfarm-worker"];
 /// Where the machine finds `deploy/` of this repository.
 const DEPLOY: &str = "/deploy";
+/// Where the units look for proof parameters.
+const PARAMETERS: &str = "/var/cache/sealfarm/parameters";
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
 
 /// The running machine. Dropping it removes it.
@@ -49,6 +51,10 @@ impl Machine {
         words.push("--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw".to_owned());
         let deploy = workspace::root().join("deploy");
         words.push(format!("--volume={}:{DEPLOY}:ro", deploy.display()));
+        let parameters = workspace::parameters_dir()?;
+        if parameters.is_dir() {
+            words.push(format!("--volume={}:{PARAMETERS}:ro", parameters.display()));
+        }
         let mut programs = vec![tools.path(Tool::NatsServer)?, tools.path(Tool::Etcd)?];
         for name in BINARIES {
             programs.push(workspace::binary(name)?);

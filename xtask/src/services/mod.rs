@@ -1,7 +1,7 @@
 //! `cargo xtask services`: the units of `deploy/systemd/` under a live systemd.
 //!
 //! The machine is a container whose first process is systemd. It is set up with the commands that
-//! docs/operate.md gives, on one host, with the null prover.
+//! docs/operate.md gives, on one host.
 
 mod checks;
 mod machine;
@@ -17,7 +17,14 @@ use crate::docker::Engine;
 use crate::{images, test};
 use machine::{Machine, Started};
 
-pub(crate) fn run() -> Result<()> {
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Try everything with the null prover, or seal one real 2 KiB sector within the units' sandboxes
+    #[arg(long, default_value = "null", value_parser = ["null", "filecoin"])]
+    prover: String,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let scratch = Scratch::new("services")?;
     interrupt::listen()?;
     let found = Engine::find(&scratch).context("no Docker engine here");
@@ -27,6 +34,9 @@ pub(crate) fn run() -> Result<()> {
     };
     let tools = tools::bring(&[Tool::Protoc, Tool::NatsServer, Tool::Etcd])?;
     test::build_binaries(&tools)?;
+    if arguments.prover == "filecoin" {
+        test::ensure_parameters(&tools)?;
+    }
     let image = images::build_systemd(&engine, &scratch)?;
 
     let start = Instant::now();
@@ -34,13 +44,14 @@ pub(crate) fn run() -> Result<()> {
         Started::Running(machine) => machine,
         Started::Refused(reason) => return skip(&reason),
     };
-    let outcome = checks::run(&machine);
+    let outcome = checks::run(&machine, &arguments.prover);
     if outcome.is_err() && interrupt::check().is_ok() {
         machine.save_journal(&scratch)?;
     }
     machine.remove()?;
     outcome?;
-    println!("services: all good: {:.0} s", start.elapsed().as_secs_f64());
+    let seconds = start.elapsed().as_secs_f64();
+    println!("services: all good with the {} prover: {seconds:.0} s", arguments.prover);
     Ok(())
 }
 
