@@ -11,11 +11,17 @@ use tokio_rustls::rustls::{ClientConfig, Error, RootCertStore, ServerConfig};
 
 use super::{ClientTls, Identity, ServerTls, TlsFileError, pem};
 
+/// Why the choice of protocol versions cannot fail.
+const VERSIONS: &str = "ring has cipher suites for TLS 1.2 and 1.3";
+
 impl ClientTls {
     /// The configuration of a client.
     ///
     /// # Errors
     /// When a file is missing, holds no certificate or key, or a key is of another certificate.
+    ///
+    /// # Panics
+    /// Never: the versions are the library's own.
     pub fn client_config(&self) -> Result<ClientConfig, TlsFileError> {
         let trusted = match &self.ca {
             Some(ca) => authorities(ca)?,
@@ -23,7 +29,7 @@ impl ClientTls {
         };
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .map_err(|error| unusable(Path::new("(none)"), error))?
+            .expect(VERSIONS)
             .with_root_certificates(trusted);
         match &self.identity {
             None => Ok(builder.with_no_client_auth()),
@@ -40,10 +46,13 @@ impl ServerTls {
     ///
     /// # Errors
     /// As [`ClientTls::client_config`].
+    ///
+    /// # Panics
+    /// Never, likewise.
     pub fn server_config(&self) -> Result<ServerConfig, TlsFileError> {
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .map_err(|error| unusable(&self.identity.cert, error))?;
+            .expect(VERSIONS);
         let builder = match &self.client_ca {
             None => builder.with_no_client_auth(),
             Some(ca) => {
