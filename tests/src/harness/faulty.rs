@@ -224,9 +224,10 @@ impl Faulty {
     pub fn settle(&self) -> Result<()> {
         wait::until(SETTLE_LIMIT, "every sector Proving", || {
             let info = self.farm.miner_json(&["info"])?;
-            // Of a miner that stands by nothing is known.
-            ensure!(info["leading"] == true, "the miner does not lead");
             let states = info["sectors"].as_object().context("no sectors")?;
+            // A miner that stands by, or has not read its records yet, tells of none.
+            let told: u64 = states.values().filter_map(serde_json::Value::as_u64).sum();
+            ensure!(told >= self.pledged.len() as u64, "the miner tells of {told} sectors");
             let open: Vec<_> = states.iter().filter(|(state, _)| *state != "Proving").collect();
             if !open.is_empty() {
                 std::thread::sleep(LOOK_EVERY);

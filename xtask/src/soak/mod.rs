@@ -14,7 +14,7 @@ use xtask::tools::{self, Tool, Tools};
 use xtask::wait;
 
 use self::faults::Dice;
-use self::report::{Report, told};
+use self::report::Report;
 use self::ward::Ward;
 use crate::test;
 
@@ -152,7 +152,7 @@ fn soak(arguments: &Arguments, tools: &Tools, scratch: &Scratch, seed: u64) -> R
     let farm = &soak.ward.farm;
     let mut audit = farm.audit(&soak.pledged)?;
     audit.wrong.extend(through.err().map(|error| format!("{error:#}")));
-    let told = told(farm)?;
+    let told = report::told(farm)?;
     Ok(Report {
         seed,
         link,
@@ -253,6 +253,9 @@ impl Soak {
             bail!("the miner does not lead");
         }
         let states = info["sectors"].as_object().context("no sectors")?;
+        if told(states) < self.pledged.len() as u64 {
+            bail!("the miner has not read its records yet");
+        }
         let open = states.iter().filter(|(state, _)| *state != "Proving" && *state != "Failed");
         Ok(open.filter_map(|(_, count)| count.as_u64()).sum())
     }
@@ -273,7 +276,7 @@ impl Soak {
         self.ward.heal(Instant::now())?;
         let mut says_at = Instant::now();
         let ward = std::cell::RefCell::new(&mut self.ward);
-        let started = self.started;
+        let (started, pledged) = (self.started, self.pledged.len() as u64);
         wait::until(SETTLE_LIMIT, "the end of every sector's way", || {
             ward.borrow_mut().tend(Instant::now())?;
             let info = ward.borrow().farm.miner_json_within(ANSWER_LIMIT, &["info"])?;
@@ -291,11 +294,16 @@ impl Soak {
                 );
                 says_at = Instant::now() + SAY_EVERY;
             }
-            if !open.is_empty() || info["leading"] != true {
+            if !open.is_empty() || told(states) < pledged {
                 std::thread::sleep(LOOK_EVERY);
                 bail!("still under way: {}", open.join(", "));
             }
             Ok(())
         })
     }
+}
+
+/// Sectors the miner tells of: none while it stands by or has not read its records yet.
+fn told(states: &serde_json::Map<String, serde_json::Value>) -> u64 {
+    states.values().filter_map(serde_json::Value::as_u64).sum()
 }
