@@ -240,7 +240,7 @@ pub fn after_failure(
 /// The phase that `task` rests on within its job, to be run once more from there: the fault may lie in
 /// what it made. `None` where there is none, or where that was tried before.
 fn phase_before(task: &Task, manifest: Option<&Manifest>) -> Option<Task> {
-    let before = TaskKind::of_job(task.job.kind()).iter().copied().filter(|kind| *kind < task.task).last()?;
+    let before = TaskKind::of_job(task.job.kind()).iter().copied().rfind(|kind| *kind < task.task)?;
     let record = manifest?.phases.get(&before)?;
     if task.job.distrusts.iter().any(|distrust| distrust.task == before) {
         return None;
@@ -328,7 +328,7 @@ pub enum Follow {
     /// message with its id was seen lately.
     Publish {
         /// The next phase or the next round.
-        task: Task,
+        task: Box<Task>,
         /// The store has lost what an earlier round had made.
         anew: bool,
     },
@@ -368,14 +368,14 @@ pub fn follow(result: &TaskResult, manifest: Option<&Manifest>, delivered: u64, 
         Next::Task(next) => next,
     };
     if next > task.task {
-        return Follow::Publish { task: Task::new(task.job.clone(), next, 0), anew: false };
+        return Follow::Publish { task: Box::new(Task::new(task.job.clone(), next, 0)), anew: false };
     }
     match &result.outcome {
         Outcome::Failed(failure) => match after_failure(task, failure, &result.worker, manifest, now) {
             AfterFailure::GiveUp(failure) => Follow::Report(Outcome::Failed(failure)),
             AfterFailure::Retry { delay, .. } if delivered <= 1 => Follow::Wait(delay),
             AfterFailure::Retry { task: again, .. } if again.task <= next => {
-                Follow::Publish { task: *again, anew: false }
+                Follow::Publish { task: again, anew: false }
             }
             AfterFailure::Retry { task: again, .. } => back_to(*again, next),
         },
@@ -388,7 +388,7 @@ pub fn follow(result: &TaskResult, manifest: Option<&Manifest>, delivered: u64, 
 fn back_to(again: Task, next: TaskKind) -> Follow {
     let Task { tries_spent, failed_on, elsewhere, round, job, .. } = again;
     let task = Task { tries_spent, failed_on, elsewhere, ..Task::new(job, next, round) };
-    Follow::Publish { task, anew: true }
+    Follow::Publish { task: Box::new(task), anew: true }
 }
 
 /// The line for a sector's history that a result is worth.

@@ -66,7 +66,7 @@ impl Shared {
         }
         self.post_line(job, plan::line(result)).await?;
         match follow {
-            Follow::Publish { task, anew } => self.publish_next(task, anew).await,
+            Follow::Publish { task, anew } => self.publish_next(*task, anew).await,
             Follow::Report(outcome) => {
                 self.finish(job, manifest.as_ref(), outcome).await?;
                 Ok(None)

@@ -131,8 +131,10 @@ impl Armed {
         }
         // The signal may be on its way to another thread first: nothing more is to happen in this one
         // before it has arrived.
-        while self.signal == Signal::KILL {
-            std::thread::park();
+        if self.signal == Signal::KILL {
+            loop {
+                std::thread::park();
+            }
         }
         std::thread::sleep(Duration::from_millis(100));
     }

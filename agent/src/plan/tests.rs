@@ -231,13 +231,13 @@ fn a_computation_that_fails_everywhere_goes_back_one_phase_once_and_then_fails()
     assert_eq!(known.answer(&back.job, PreCommit1), None);
     let again = PhaseRecord { seconds: 2.0, ..known.phases[&PreCommit1].clone() };
     known.record(PreCommit1, again);
-    let done = result(back, Outcome::Done(TaskOutput::Labelled));
+    let done = result(*back, Outcome::Done(TaskOutput::Labelled));
     let Follow::Publish { task: next, .. } = follow(&done, Some(&known), 1, NOW) else {
         panic!("the replica is to be made");
     };
     assert_eq!((next.task, next.round, next.tries_spent), (PreCommit2, 0, 0));
     assert_ne!(next.id, task(PreCommit2, 0, 0).id);
-    let last = follow(&failed(spent(next)), Some(&known), 2, NOW);
+    let last = follow(&failed(spent(*next)), Some(&known), 2, NOW);
     assert_eq!(followed(&last), "failed: compute");
 }
 
@@ -262,7 +262,7 @@ fn an_output_that_cannot_be_right_benches_is_made_elsewhere_and_gives_up_after_t
             Follow::Publish { task, .. } if tried < TRIES_MAX => {
                 assert!(task.task == PreCommit2 && task.avoids(&worker("w-1")), "{task:?}");
                 assert_eq!(known.answer(&task.job, PreCommit2), None, "the worker makes it again");
-                given = task;
+                given = *task;
             }
             end => assert_eq!((tried, followed(&end)), (TRIES_MAX, "failed: invalid-output".into())),
         }
