@@ -1,5 +1,6 @@
 //! The bus on a real NATS server.
 
+mod delivery;
 mod room;
 
 use std::collections::HashMap;
@@ -13,7 +14,7 @@ use async_nats::jetstream::kv;
 use async_nats::jetstream::stream::{
     Config as StreamConfig, DirectGetErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
 };
-use async_nats::jetstream::{self, AckKind, Context};
+use async_nats::jetstream::{self, Context};
 use async_nats::{HeaderMap, StatusCode};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,7 +23,8 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::{Acknowledge, Bus, BusError, Delivery, Entry, Headers, Message, Published, REPLY_TO};
+use self::delivery::{delivery, from_nats};
+use crate::bus::{Bus, BusError, Delivery, Entry, Headers, Message, Published, REPLY_TO};
 use crate::connect::Client;
 use crate::pull::{self, Request};
 use crate::streams::{BucketSpec, ConsumerSpec, Keep, StreamSpec};
@@ -217,49 +219,6 @@ fn header_map(headers: &Headers) -> HeaderMap {
         map.insert(name, value);
     }
     map
-}
-
-fn from_nats(subject: &str, headers: Option<&HeaderMap>, payload: &Bytes) -> Message {
-    let mut ours = Headers::default();
-    for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
-        if let Some(value) = values.first() {
-            ours.set(name.as_ref(), value.as_str());
-        }
-    }
-    Message { subject: subject.to_owned(), headers: ours, payload: payload.clone() }
-}
-
-struct JetStreamAck {
-    acker: jetstream::message::Acker,
-    /// Where acknowledgements go.
-    subject: String,
-    client: Client,
-}
-
-impl JetStreamAck {
-    async fn answer(&self, action: &str, kind: AckKind) -> Result<(), BusError> {
-        let answered = bounded(action, self.acker.double_ack_with(kind));
-        unless_denied(&self.client, action, |refused| refused == self.subject, answered).await
-    }
-}
-
-#[async_trait]
-impl Acknowledge for JetStreamAck {
-    async fn ack(&self) -> Result<(), BusError> {
-        self.answer("acknowledge", AckKind::Ack).await
-    }
-
-    async fn nak(&self, delay: Duration) -> Result<(), BusError> {
-        self.answer("hand back", AckKind::Nak(Some(delay))).await
-    }
-
-    async fn progress(&self) -> Result<(), BusError> {
-        self.answer("report progress", AckKind::Progress).await
-    }
-
-    async fn term(&self, _reason: &str) -> Result<(), BusError> {
-        self.answer("set aside", AckKind::Term).await
-    }
 }
 
 async fn bounded<T, E: Display>(
@@ -504,17 +463,4 @@ impl Bus for JetStreamBus {
             written => written,
         }
     }
-}
-
-/// A message of a consumer as a delivery.
-fn delivery(client: &Client, action: &str, message: jetstream::Message) -> Result<Delivery, BusError> {
-    let (sequence, delivered) = {
-        let info = message.info().map_err(|error| refused(action, error))?;
-        (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1))
-    };
-    let subject = message.reply.as_deref().unwrap_or_default().to_owned();
-    let (message, acker) = message.split();
-    let ours = from_nats(&message.subject, message.headers.as_ref(), &message.payload);
-    let acknowledge = JetStreamAck { acker, subject, client: client.clone() };
-    Ok(Delivery::new(ours, sequence, delivered, Box::new(acknowledge)))
 }

@@ -20,7 +20,8 @@ pub struct Landing {
     pub seed: Option<Seed>,
 }
 
-/// What must still be so on the chain for a record to be true; [`Event::Reverted`](super::Event::Reverted) says that it is not.
+/// What must still be so on the chain for a record to be true; [`Event::Reverted`](super::Event::Reverted)
+/// says that it is not.
 pub fn landing(record: &SectorRecord) -> Option<Landing> {
     let pre_commit = |replica: &Replica, epoch: ChainEpoch, seed: Option<Seed>| {
         let message = replica.committed.as_ref()?.message.clone();
