@@ -24,19 +24,26 @@
 //! | CommitSubmitting | sent | CommitSubmitting (watched) |
 //! | CommitSubmitting | refused, or landed without effect | Failed |
 //! | CommitSubmitting | lost | CommitSubmitting (another message, higher fence) |
-//! | CommitSubmitting | landed | Finalizing |
+//! | CommitSubmitting | landed | Finalizing; Restoring where the sector was moved |
+//! | Restoring | result: the same replica | Finalizing |
+//! | Restoring | result: failed, or another replica | Restoring (rests) or Failed |
+//! | Restoring | rest over | Restoring (asked again under a higher fence) |
 //! | Finalizing | result: finalized | Proving |
 //! | Finalizing | result: failed | Finalizing (rests) or Failed |
 //! | Finalizing | rest over | Finalizing (asked again under a higher fence) |
-//! | Finalizing, Proving | reverted | CommitSubmitting (watched), under a higher fence |
-//! | PreCommitting, Remaking, Committing, Finalizing | retry | the same, asked again under a higher fence |
+//! | Restoring, Finalizing, Proving | reverted | CommitSubmitting (watched), under a higher fence |
+//! | PreCommitting, Remaking, Committing, Restoring, Finalizing | retry | the same, asked again under a higher fence |
+//! | Proving, with a former site | retry | the same; that site is asked again to remove its files |
 //! | Failed | retry | the state it failed in, under a higher fence (a bad proof: Committing) |
 //! | PreCommitting, Ticketing | move | the same at the other site, under a higher fence; Ticketing where the ticket has expired |
 //! | PreCommitSubmitting, WaitSeed | move | the same; the replica is made again once there is a seed |
 //! | Remaking, Committing | move | Remaking at the other site, under a higher fence |
-//! | Failed, not yet proven | move | as a retry, then as above |
+//! | CommitSubmitting | move | the same; the replica is made again once the proof has landed |
+//! | Restoring, Finalizing; Proving where that is really meant | move | Restoring at the other site, under a higher fence |
+//! | Failed | move | as a retry, then as above |
 //! | PreCommitting | former site's result: replica made | PreCommitSubmitting, at the former site |
 //! | Remaking, Committing | former site's result: proven | CommitSubmitting, at the former site |
+//! | Restoring | former site's result: finalized | Proving, at the former site |
 //! | with a replica | former site's result: another replica | the same, with the conflict; Failed where nothing was sent to the chain |
 //! | Proving | former site's result: removed | Proving |
 //! | any but Removing, Removed | remove | Removing |
@@ -52,6 +59,7 @@
 mod advance;
 mod effects;
 mod moving;
+mod record;
 mod removing;
 mod state;
 
@@ -62,9 +70,9 @@ use uuid::Uuid;
 
 pub use self::effects::{Landing, asked_job, asked_jobs, effects, landing};
 pub use self::moving::conflict_text;
+pub use self::record::{Conflict, Former, SectorRecord};
 pub use self::state::{
-    Challenge, Conflict, Evidence, Former, Proven, Pushed, Replica, SectorRecord, SectorState, Submission,
-    Terms, Tries, Turn, Work,
+    Challenge, Evidence, Proven, Pushed, Replica, SectorState, Submission, Terms, Tries, Turn, Work,
 };
 use crate::chain::verifier::SealClaim;
 use crate::chain::{ChainEpoch, ChainMessageId, Landed, PreCommitParams, ProveCommitParams};
@@ -137,6 +145,8 @@ pub enum Event {
         to: AgentId,
         /// Why.
         reason: String,
+        /// Also where it is done with: the chain counts on the replica that lies at its site.
+        really_proving: bool,
     },
     /// An operator asks for the sector's files to be removed.
     Remove {

@@ -92,11 +92,15 @@ pub fn explain(record: &SectorRecord, around: &Around) -> (String, String) {
         }
         SectorState::Finalizing { .. } if !matches!(around.standing, Standing::Live) => (
             format!("of {}, which is {}, to clear the cache", record.agent, around.standing.shown()),
-            "the chain counts on the replica there: bring that site back".to_owned(),
+            format!(
+                "the chain counts on the replica there: bring that site back, or have another make it again: \
+                 `sealfarm-miner sectors move {number} --to auto`"
+            ),
         ),
         SectorState::PreCommitting { .. }
         | SectorState::Remaking { .. }
         | SectorState::Committing { .. }
+        | SectorState::Restoring { .. }
         | SectorState::Finalizing { .. } => of_a_site(record, around),
         SectorState::Ticketing { reason, .. } => (
             format!("the chain's: a new ticket is needed: {reason}"),
@@ -254,7 +258,7 @@ mod tests {
             Standing::Dead(at(1800)),
             None,
             expect![
-                "of site-1, which is dead since 2023-11-14T22:43:20Z, to clear the cache | the chain counts on the replica there: bring that site back"
+                "of site-1, which is dead since 2023-11-14T22:43:20Z, to clear the cache | the chain counts on the replica there: bring that site back, or have another make it again: `sealfarm-miner sectors move 7 --to auto`"
             ],
         );
         check(

@@ -116,6 +116,48 @@ fn a_removed_sectors_files_go_and_a_proving_one_is_removed_only_when_that_is_rea
     farm.stop().unwrap();
 }
 
+#[test]
+fn a_proving_sector_of_a_lost_site_is_made_again_elsewhere_with_the_replica_the_chain_knows() {
+    let mut farm = farm("restored", 2).unwrap();
+    farm.miner_command(&["sectors", "pledge", "--count", "2"]).unwrap().success().unwrap();
+    until("both Proving", || Ok(farm.sectors()?.iter().all(|row| row.state == "Proving")));
+    let row = |farm: &Farm| -> Result<SectorRow> {
+        let rows = farm.sectors()?;
+        rows.into_iter().find(|row| row.number == 1).context("sector 1")
+    };
+    let before = row(&farm).unwrap();
+    let lost = usize::from(before.agent.as_deref() == Some("site-2"));
+    let other = 1 - lost;
+    let (lost_id, other_id) = (farm.sites[lost].id.clone(), farm.sites[other].id.clone());
+    let sealed = |farm: &Farm, site: usize| farm.sites[site].store.join("sealed/s-t01000-1").exists();
+    assert!(sealed(&farm, lost) && !sealed(&farm, other));
+    farm.sites[lost].agent.take().unwrap().stop(LIMIT).unwrap();
+
+    let refused = farm.miner_command(&["sectors", "move", "1", "--to", &other_id]).unwrap();
+    assert_eq!(refused.status.code(), Some(3), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--really-proving"), "{}", refused.stderr);
+    assert_eq!(row(&farm).unwrap().agent, before.agent, "nothing was changed");
+    farm.miner_command(&["sectors", "move", "1", "--to", &other_id, "--really-proving"])
+        .unwrap()
+        .success()
+        .unwrap();
+    until("Proving at the other site", || {
+        let row = row(&farm)?;
+        Ok(row.state == "Proving" && row.agent.as_deref() == Some(&other_id))
+    });
+    assert_eq!(row(&farm).unwrap().comm_r, before.comm_r, "the replica that the chain knows");
+    assert!(sealed(&farm, other));
+    assert!(sealed(&farm, lost), "the lost site has not been asked yet");
+
+    farm.restart_agent(lost).unwrap();
+    until("the former site has removed its files", || {
+        let status = farm.miner_json(&["sectors", "status", "1"])?;
+        Ok(status["record"]["former"].is_null())
+    });
+    assert!(!sealed(&farm, lost), "{lost_id}");
+    farm.stop().unwrap();
+}
+
 /// Starts a process again that kills itself at a crash point, has `order` given, and waits for its death.
 fn dies_at(farm: &mut Farm, part: Part, point: &str, order: impl Fn(&Farm) -> Result<bool>) {
     farm.kill(part).unwrap();

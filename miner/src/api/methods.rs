@@ -138,6 +138,9 @@ pub struct MoveParams {
     /// Where to; to the agent that suits best unless given.
     #[serde(default)]
     pub to: Option<AgentId>,
+    /// Also where it is proving: its replica is made again.
+    #[serde(default)]
+    pub really_proving: bool,
 }
 
 /// `Sealfarm.SectorsRemove`.
@@ -191,9 +194,10 @@ fn next_step(invalid: &InvalidTransition) -> Option<String> {
             "the chain has its proof and counts on its replica: `sealfarm-miner sectors remove {number} \
              --really-proving` removes it all the same"
         ),
-        Dropped::Proven => {
-            "only sectors that are not proven are moved: its replica stays where it is".to_owned()
-        }
+        Dropped::Proven => format!(
+            "the chain counts on the replica that lies at its site: `sealfarm-miner sectors move {number} --to \
+             AGENT --really-proving` has the other site make it again and then removes it there"
+        ),
         Dropped::Expired => format!(
             "its pre-commit has expired on the chain: `sealfarm-miner sectors remove {number}`, and pledge another"
         ),
@@ -240,8 +244,8 @@ pub fn methods(context: &Arc<Context>) -> Methods {
         )
         .with(
             method::MOVE,
-            asking(context, |context, MoveParams { number, to }| async move {
-                let moved = context.handle.move_to(number, to).await;
+            asking(context, |context, MoveParams { number, to, really_proving }| async move {
+                let moved = context.handle.move_to(number, to, really_proving).await;
                 context.told(moved).await
             }),
         )

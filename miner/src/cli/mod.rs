@@ -109,7 +109,7 @@ enum Sectors {
         #[arg(long)]
         json: bool,
     },
-    /// Has another site seal sectors that are not proven.
+    /// Has another site seal sectors, or make again those that are proven.
     Move {
         /// Their numbers.
         #[arg(required = true, value_name = "NUMBER")]
@@ -117,6 +117,9 @@ enum Sectors {
         /// An agent, or `auto` for the one that suits best.
         #[arg(long, value_name = "AGENT")]
         to: String,
+        /// Also those that are proving, whose site is lost or given up.
+        #[arg(long)]
+        really_proving: bool,
     },
     /// Removes the files of a sector at every site that has sealed it; its number stays used.
     Remove {
@@ -209,7 +212,9 @@ impl Cli {
                     Sectors::List { json } => show::sectors(&repo, json).await,
                     Sectors::Status { number, log, json } => show::sector(&repo, number, log, json).await,
                     Sectors::Retry { number, json } => show::retry(&repo, number, json).await,
-                    Sectors::Move { numbers, to } => orders::move_to(&repo, &numbers, &to).await,
+                    Sectors::Move { numbers, to, really_proving } => {
+                        orders::move_to(&repo, &numbers, &to, really_proving).await
+                    }
                     Sectors::Remove { number, yes, really_proving } => {
                         orders::remove(&repo, number, yes, really_proving).await
                     }

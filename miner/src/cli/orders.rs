@@ -18,7 +18,12 @@ use crate::api::views::{JobRow, SectorDetail, Why};
 const AUTO: &str = "auto";
 
 /// `sectors move`.
-pub(super) async fn move_to(repo: &Repo, numbers: &[SectorNumber], to: &str) -> Result<(), ExitError> {
+pub(super) async fn move_to(
+    repo: &Repo,
+    numbers: &[SectorNumber],
+    to: &str,
+    really_proving: bool,
+) -> Result<(), ExitError> {
     let agent = match to {
         AUTO => None,
         named => Some(named.parse::<AgentId>().map_err(|error| {
@@ -28,7 +33,7 @@ pub(super) async fn move_to(repo: &Repo, numbers: &[SectorNumber], to: &str) -> 
     };
     let client = client(repo)?;
     for number in numbers {
-        let params = MoveParams { number: *number, to: agent.clone() };
+        let params = MoveParams { number: *number, to: agent.clone(), really_proving };
         let () = client.call(method::MOVE, params).await?;
         let SectorDetail { row, .. } =
             client.call(method::STATUS, SectorParams { number: *number, log: false }).await?;

@@ -16,7 +16,9 @@ impl Term {
         match command {
             Command::Pledge { count, reply } => self.pledge(count, reply),
             Command::Retry { number, job_lost, reply } => self.retry(number, job_lost, reply),
-            Command::Move { number, to, reply } => self.move_sector(number, to.as_ref(), reply),
+            Command::Move { number, to, really_proving, reply } => {
+                self.move_sector(number, to.as_ref(), really_proving, reply);
+            }
             Command::Remove { number, really_proving, reply } => {
                 let event = SectorEvent::Remove { really_proving };
                 self.offer(number, event, Waiting::Operator(reply));
@@ -96,6 +98,7 @@ impl Term {
                 SectorState::PreCommitting { .. }
                     | SectorState::Ticketing { .. }
                     | SectorState::Remaking { .. }
+                    | SectorState::Restoring { .. }
             ) {
                 load.unfinished += 1;
             }

@@ -73,7 +73,7 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, CommandError>>;
 pub(super) enum Command {
     Pledge { count: u32, reply: Reply<Vec<SectorNumber>> },
     Retry { number: SectorNumber, job_lost: bool, reply: Reply<()> },
-    Move { number: SectorNumber, to: Option<AgentId>, reply: Reply<()> },
+    Move { number: SectorNumber, to: Option<AgentId>, really_proving: bool, reply: Reply<()> },
     Remove { number: SectorNumber, really_proving: bool, reply: Reply<()> },
     Sectors { reply: Reply<Vec<Arc<SectorRecord>>> },
     Sector { number: SectorNumber, reply: Reply<Arc<SectorRecord>> },
@@ -122,13 +122,18 @@ impl Handle {
         self.ask(|reply| Command::Retry { number, job_lost, reply }).await
     }
 
-    /// Has another site seal a sector that is not proven: `to`, or the one that suits best. Answers when
-    /// that is stored.
+    /// Has another site seal a sector: `to`, or the one that suits best. One that is proving is made again
+    /// there only with `really_proving`. Answers when that is stored.
     ///
     /// # Errors
-    /// When there is no such sector or agent, when it cannot take the sector, or when that is proven.
-    pub async fn move_to(&self, number: SectorNumber, to: Option<AgentId>) -> Result<(), CommandError> {
-        self.ask(|reply| Command::Move { number, to, reply }).await
+    /// When there is no such sector or agent, when it cannot take the sector, or when that is proving.
+    pub async fn move_to(
+        &self,
+        number: SectorNumber,
+        to: Option<AgentId>,
+        really_proving: bool,
+    ) -> Result<(), CommandError> {
+        self.ask(|reply| Command::Move { number, to, really_proving, reply }).await
     }
 
     /// Has the files of a sector removed at every site that has sealed it; of one that is proven, only

@@ -10,7 +10,13 @@ use crate::sector::{Event as SectorEvent, SectorState};
 
 impl Term {
     /// Moves one sector to the site named, or to the one that suits best.
-    pub(super) fn move_sector(&mut self, number: SectorNumber, to: Option<&AgentId>, reply: Reply<()>) {
+    pub(super) fn move_sector(
+        &mut self,
+        number: SectorNumber,
+        to: Option<&AgentId>,
+        really_proving: bool,
+        reply: Reply<()>,
+    ) {
         let Some(from) = self.slots.get(&number).map(|slot| slot.record.agent.clone()) else {
             return drop(reply.send(Err(CommandError::UnknownSector(number))));
         };
@@ -27,7 +33,8 @@ impl Term {
         };
         match placed {
             Ok(to) => {
-                let event = SectorEvent::Move { to, reason: "an operator moved it".to_owned() };
+                let reason = "an operator moved it".to_owned();
+                let event = SectorEvent::Move { to, reason, really_proving };
                 self.offer(number, event, Waiting::Operator(reply));
             }
             Err(error) => drop(reply.send(Err(error))),
@@ -60,12 +67,14 @@ impl Term {
         }
         for (number, to, reason) in moves {
             tracing::warn!(sector = %number, agent = %to, reason, "moving a sector");
-            self.offer(number, SectorEvent::Move { to, reason }, Waiting::Nobody);
+            let event = SectorEvent::Move { to, reason, really_proving: false };
+            self.offer(number, event, Waiting::Nobody);
         }
     }
 }
 
-/// Whether a sector leaves a dead site without being told to: it is being sealed, and not proven.
+/// Whether a sector leaves a dead site without being told to: it is being sealed. What the chain has the
+/// proof of is an operator's to move: the site may come back with a replica that is good.
 const fn is_moved_by_itself(state: &SectorState) -> bool {
     matches!(
         state,
@@ -75,5 +84,7 @@ const fn is_moved_by_itself(state: &SectorState) -> bool {
             | SectorState::WaitSeed { .. }
             | SectorState::Remaking { .. }
             | SectorState::Committing { .. }
+            | SectorState::CommitSubmitting { .. }
+            | SectorState::Restoring { .. }
     )
 }

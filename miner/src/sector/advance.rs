@@ -53,7 +53,7 @@ pub(super) fn advance(record: &SectorRecord, event: Event, now: Timestamp) -> Re
         },
         Event::ProofInvalid { uuid, reason } => proof_invalid(next, uuid, reason, now),
         Event::Retry => retry(next, now),
-        Event::Move { to, reason } => move_to(next, to, &reason, now),
+        Event::Move { to, reason, really_proving } => move_to(next, to, &reason, really_proving, now),
         Event::Remove { really_proving } => remove(next, really_proving),
     }
 }
@@ -184,6 +184,16 @@ pub(super) fn take_output(mut next: SectorRecord, output: JobOutput, now: Timest
             let tries = work.tries;
             with(next, SectorState::CommitSubmitting { replica, challenge, proof, submission, tries })
         }
+        (SectorState::Restoring { mut replica, proven, .. }, JobOutput::PreCommitted { comm_r, .. }) => {
+            if comm_r != replica.comm_r {
+                let (made, known) = (comm_r, replica.comm_r);
+                let reason = format!("{} made CommR {made}, the chain has {known}", next.agent);
+                next.distrust(wrong);
+                return take_failure(next, invalid(reason), now);
+            }
+            replica.at = None;
+            with(next, SectorState::Finalizing { replica, proven, work: Work::default() })
+        }
         (SectorState::Finalizing { replica, proven, .. }, JobOutput::Finalized { sizes }) => {
             with(next, SectorState::Proving { replica, proven, sizes })
         }
@@ -232,7 +242,7 @@ pub(super) fn take_failure(next: SectorRecord, failure: Failure, now: Timestamp)
         FailureClass::Deadline => match next.state {
             SectorState::PreCommitting { .. } => new_ticket(next, tries, failure.reason),
             // What is on the chain has no deadline any more: something else is wrong at the site.
-            SectorState::Finalizing { .. } | SectorState::Removing { .. } => {
+            SectorState::Restoring { .. } | SectorState::Finalizing { .. } | SectorState::Removing { .. } => {
                 tries.infra = tries.infra.saturating_add(1);
                 rest(next, tries, failure, tries.infra - 1, now)
             }
@@ -346,7 +356,12 @@ fn take_landing(
                 activation: landed.epoch,
                 evidence: Some(Evidence { uuid, challenge, proof }),
             };
-            with(next, SectorState::Finalizing { replica, proven, work: Work::default() })
+            let work = Work::default();
+            let state = match replica.at {
+                None => SectorState::Finalizing { replica, proven, work },
+                Some(_) => SectorState::Restoring { replica, proven, work },
+            };
+            with(next, state)
         }
         _ => next,
     })
@@ -372,7 +387,9 @@ fn revert(mut next: SectorRecord, message: &ChainMessageId) -> Result<SectorReco
             let replica = Replica { committed: None, ..replica };
             SectorState::PreCommitSubmitting { replica, submission, tries: Tries::default() }
         }
-        SectorState::Finalizing { replica, proven, .. } | SectorState::Proving { replica, proven, .. } => {
+        SectorState::Restoring { replica, proven, .. }
+        | SectorState::Finalizing { replica, proven, .. }
+        | SectorState::Proving { replica, proven, .. } => {
             let Some(Evidence { uuid, challenge, proof }) = proven.evidence else {
                 return Err(Dropped::OutOfPlace);
             };
@@ -432,6 +449,8 @@ pub(super) fn retry(mut next: SectorRecord, now: Timestamp) -> Result<SectorReco
     let (at, class, reason) = match next.state.clone() {
         SectorState::Failed { at, class, reason, .. } => (*at, Some(class), reason),
         state if state.work().is_some() => (state, None, "an operator asked for it again".to_owned()),
+        // A former site did not remove its files.
+        state @ SectorState::Proving { .. } if !next.former.is_empty() => (state, None, String::new()),
         _ => return Err(Dropped::OutOfPlace),
     };
     raise_fence(&mut next);
@@ -463,8 +482,10 @@ pub(super) fn retry(mut next: SectorRecord, now: Timestamp) -> Result<SectorReco
         SectorState::Remaking { replica, challenge, .. }
         | SectorState::Committing { replica, challenge, .. }
         | SectorState::CommitSubmitting { replica, challenge, .. } => begin_proving(replica, challenge, work),
+        SectorState::Restoring { replica, proven, .. } => SectorState::Restoring { replica, proven, work },
         SectorState::Finalizing { replica, proven, .. } => SectorState::Finalizing { replica, proven, work },
         SectorState::Removing { from, left, .. } => SectorState::Removing { from, left, work },
+        proving @ SectorState::Proving { .. } => proving,
         // No other state fails.
         _ => return Err(Dropped::OutOfPlace),
     };

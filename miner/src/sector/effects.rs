@@ -34,7 +34,9 @@ pub fn landing(record: &SectorRecord) -> Option<Landing> {
         | SectorState::CommitSubmitting { replica, challenge, .. } => {
             pre_commit(replica, challenge.pre_commit, Some(challenge.seed))
         }
-        SectorState::Finalizing { proven, .. } | SectorState::Proving { proven, .. } => {
+        SectorState::Restoring { proven, .. }
+        | SectorState::Finalizing { proven, .. }
+        | SectorState::Proving { proven, .. } => {
             Some(Landing { message: proven.message.clone(), epoch: proven.activation, seed: None })
         }
         _ => None,
@@ -49,6 +51,9 @@ pub fn asked_job(record: &SectorRecord) -> Option<Job> {
         }
         SectorState::Remaking { replica, challenge, work: Work { turn: Turn::Asked, .. } } => {
             (Some(challenge.prove_by), JobAsk::PreCommit { sealing: sealing(record, &replica.terms) })
+        }
+        SectorState::Restoring { replica, work: Work { turn: Turn::Asked, .. }, .. } => {
+            (None, JobAsk::PreCommit { sealing: sealing(record, &replica.terms) })
         }
         SectorState::Committing { replica, challenge, work: Work { turn: Turn::Asked, .. } } => {
             let Replica { terms, comm_d, comm_r, .. } = replica;
@@ -153,6 +158,7 @@ pub fn effects(record: &SectorRecord) -> Vec<Effect> {
         SectorState::PreCommitting { .. }
         | SectorState::Remaking { .. }
         | SectorState::Committing { .. }
+        | SectorState::Restoring { .. }
         | SectorState::Finalizing { .. }
         | SectorState::Proving { .. }
         | SectorState::Failed { .. }
@@ -187,7 +193,7 @@ fn milestone(record: &SectorRecord) -> Milestone {
         SectorState::WaitSeed { pre_commit, .. } => {
             format!("the pre-commit landed at epoch {pre_commit}; waiting for the seed")
         }
-        SectorState::Remaking { work, replica, .. } => {
+        SectorState::Remaking { work, replica, .. } | SectorState::Restoring { work, replica, .. } => {
             working(&format!("make the replica {} again", replica.comm_r), work)
         }
         SectorState::Committing { work, challenge, .. } => {

@@ -13,18 +13,16 @@ use super::{
     Conflict, Dropped, Former, SectorRecord, SectorState, Submission, Tries, Work, asked_job, asked_jobs,
 };
 
-/// Moves a sector that is not proven to another site.
+/// Moves a sector to another site; one that is done with, only where that is really meant.
 pub(super) fn move_to(
     next: SectorRecord,
     to: AgentId,
     reason: &str,
+    really_proving: bool,
     now: Timestamp,
 ) -> Result<SectorRecord, Dropped> {
     if to == next.agent {
         return Err(Dropped::AlreadyThere);
-    }
-    if next.state.is_proven() {
-        return Err(Dropped::Proven);
     }
     let mut next = match next.state {
         SectorState::Failed { .. } => retry(next, now)?,
@@ -40,7 +38,9 @@ pub(super) fn move_to(
             SectorState::PreCommitting { terms, work: Work::default() }
         }
         SectorState::Ticketing { .. } => next.state.clone(),
-        SectorState::PreCommitSubmitting { .. } | SectorState::WaitSeed { .. } => {
+        SectorState::PreCommitSubmitting { .. }
+        | SectorState::WaitSeed { .. }
+        | SectorState::CommitSubmitting { .. } => {
             let mut state = next.state.clone();
             lies_at(&mut state, &from, &to);
             state
@@ -48,6 +48,14 @@ pub(super) fn move_to(
         SectorState::Remaking { replica, challenge, .. }
         | SectorState::Committing { replica, challenge, .. } => {
             let mut state = SectorState::Remaking { replica, challenge, work: Work::default() };
+            lies_at(&mut state, &from, &to);
+            state
+        }
+        SectorState::Proving { .. } if !really_proving => return Err(Dropped::Proven),
+        SectorState::Restoring { replica, proven, .. }
+        | SectorState::Finalizing { replica, proven, .. }
+        | SectorState::Proving { replica, proven, .. } => {
+            let mut state = SectorState::Restoring { replica, proven, work: Work::default() };
             lies_at(&mut state, &from, &to);
             state
         }
@@ -61,7 +69,9 @@ pub(super) fn move_to(
 fn lies_at(state: &mut SectorState, from: &AgentId, to: &AgentId) {
     let (SectorState::PreCommitSubmitting { replica, .. }
     | SectorState::WaitSeed { replica, .. }
-    | SectorState::Remaking { replica, .. }) = state
+    | SectorState::Remaking { replica, .. }
+    | SectorState::CommitSubmitting { replica, .. }
+    | SectorState::Restoring { replica, .. }) = state
     else {
         return;
     };
@@ -113,6 +123,7 @@ pub(super) fn take_former_result(
             SectorState::Remaking { challenge, .. } | SectorState::Committing { challenge, .. },
             JobOutput::Proven { seed, .. },
         ) if *seed == challenge.seed => wins(next, agent, output, now),
+        (SectorState::Restoring { .. }, JobOutput::Finalized { .. }) => wins(next, agent, output, now),
         (state, JobOutput::PreCommitted { comm_r, .. }) => match state.replica() {
             Some(replica) if replica.comm_r == *comm_r => Err(Dropped::Repeated),
             Some(_) => {
@@ -133,11 +144,17 @@ fn wins(
     now: Timestamp,
 ) -> Result<SectorRecord, Dropped> {
     change_site(&mut next, agent);
-    if let SectorState::Remaking { replica, challenge, work } = next.state.clone() {
-        let mut replica = replica;
-        replica.at = None;
-        next.state = SectorState::Committing { replica, challenge, work };
-    }
+    next.state = match next.state {
+        SectorState::Remaking { mut replica, challenge, work } => {
+            replica.at = None;
+            SectorState::Committing { replica, challenge, work }
+        }
+        SectorState::Restoring { mut replica, proven, work } => {
+            replica.at = None;
+            SectorState::Finalizing { replica, proven, work }
+        }
+        other => other,
+    };
     Ok(take_output(next, output, now))
 }
 

@@ -31,7 +31,7 @@ pub(super) fn take_removed(
     match result.outcome {
         Outcome::Done(JobOutput::Removed { .. }) => Ok(without(next, &agent)),
         Outcome::Done(_) => Err(Dropped::OutOfPlace),
-        // The files of a former site are in nobody's way; it is asked again by the next term.
+        // The files of a former site are in nobody's way; it is asked again by a retry or the next term.
         Outcome::Failed(_) if matches!(next.state, SectorState::Proving { .. }) => Err(Dropped::OutOfPlace),
         Outcome::Failed(mut failure) => {
             failure.reason = format!("{agent}: {}", failure.reason);

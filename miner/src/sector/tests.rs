@@ -159,7 +159,11 @@ fn events(record: &SectorRecord) -> Vec<(&'static str, Event)> {
         ("seed", seed(record)),
         ("proof invalid", Event::ProofInvalid { uuid, reason: reason() }),
         ("retry", Event::Retry),
-        ("move", Event::Move { to: "site-2".parse().unwrap(), reason: reason() }),
+        ("move", Event::Move { to: "site-2".parse().unwrap(), reason: reason(), really_proving: false }),
+        (
+            "really move",
+            Event::Move { to: "site-2".parse().unwrap(), reason: reason(), really_proving: true },
+        ),
         ("former's result", former_result(record)),
         ("removed", removed(record)),
         ("remove", Event::Remove { really_proving: false }),
@@ -189,8 +193,10 @@ pub(crate) fn records() -> Vec<(&'static str, SectorRecord)> {
     let refused = Event::Refused { uuid: submission_of(&proof_pushing).0, reason: "no".into() };
     let bad_proof = then(&proof_pushing, refused);
     let to = |record: &SectorRecord| {
-        then(record, Event::Move { to: "site-2".parse().unwrap(), reason: "dead".into() })
+        let to = "site-2".parse().unwrap();
+        then(record, Event::Move { to, reason: "dead".into(), really_proving: true })
     };
+    let (proof_moved, restoring) = (to(&proof_watched), to(&finalizing));
     let remaking = to(&committing);
     let cleared = SectorRecord { former: remaking.former.clone(), ..proving.clone() };
     let removing = then(&proving, Event::Remove { really_proving: true });
@@ -210,6 +216,9 @@ pub(crate) fn records() -> Vec<(&'static str, SectorRecord)> {
         ("Committing asked", committing),
         ("CommitSubmitting pushing", proof_pushing),
         ("CommitSubmitting sent", proof_watched),
+        ("CommitSubmitting moved", proof_moved),
+        ("Restoring resting", rests(&restoring)),
+        ("Restoring asked", restoring),
         ("Finalizing resting", rests(&finalizing)),
         ("Finalizing asked", finalizing),
         ("Proving", proving),
@@ -451,7 +460,7 @@ proptest! {
     /// Random events, fitting or not: what must hold on every way.
     #[test]
     fn on_every_way_fences_rise_and_effects_are_the_same_each_time(
-        choices in proptest::collection::vec((0usize..22, 0i64..100), 1..80)
+        choices in proptest::collection::vec((0usize..23, 0i64..100), 1..80)
     ) {
         let mut record = pledged();
         let mut now = 0;
@@ -467,7 +476,7 @@ proptest! {
             if record.state.name() == "Proving" {
                 let leaves = matches!(
                     event,
-                    Event::Remove { .. } | Event::Result { .. } | Event::Reverted { .. }
+                    Event::Remove { .. } | Event::Result { .. } | Event::Reverted { .. } | Event::Move { .. } | Event::Retry
                 );
                 prop_assert!(leaves, "{event:?}");
             }

@@ -54,20 +54,20 @@ async fn an_operator_moves_a_sector_to_an_agent_that_can_take_it_and_to_no_other
     let (handle, ..) = farm.miner();
     let number = handle.pledge(1).await.unwrap()[0];
     let to = |name: &str| Some(name.parse::<AgentId>().unwrap());
-    let refused = handle.move_to(number, to("site-9")).await.unwrap_err();
+    let refused = handle.move_to(number, to("site-9"), false).await.unwrap_err();
     assert_eq!(refused, CommandError::UnknownAgent("site-9".parse().unwrap()));
-    let refused = handle.move_to(number, None).await.unwrap_err();
+    let refused = handle.move_to(number, None, false).await.unwrap_err();
     assert!(matches!(refused, CommandError::NoAgent(_)), "{refused}");
     farm.agent_joins("site-2");
-    handle.move_to(number, None).await.unwrap();
+    handle.move_to(number, None, false).await.unwrap();
     assert_eq!(agents_of(&handle).await, ["site-2"]);
     farm.agent_goes("site-1");
-    let refused = handle.move_to(number, to("site-1")).await.unwrap_err().to_string();
+    let refused = handle.move_to(number, to("site-1"), false).await.unwrap_err().to_string();
     assert!(refused.contains("site-1 is gone"), "{refused}");
     let _site = farm.site("site-2");
     until_proving(&handle, 1).await;
     farm.agent_joins("site-1");
-    let refused = handle.move_to(number, to("site-1")).await.unwrap_err();
+    let refused = handle.move_to(number, to("site-1"), false).await.unwrap_err();
     assert!(
         matches!(refused, CommandError::Invalid(ref invalid) if invalid.why == Dropped::Proven),
         "{refused}"

@@ -12,7 +12,8 @@ fn site(name: &str) -> AgentId {
 }
 
 fn moved(record: &SectorRecord, to: &str) -> SectorRecord {
-    then(record, Event::Move { to: site(to), reason: "its site is dead".into() })
+    let reason = "its site is dead".into();
+    then(record, Event::Move { to: site(to), reason, really_proving: false })
 }
 
 /// From a pledge to the seed, at one site.
@@ -56,7 +57,8 @@ fn a_moved_sector_is_asked_of_the_other_site_with_the_same_ticket_under_a_higher
 
 #[test]
 fn where_the_ticket_has_expired_a_moved_sector_gets_a_new_one() {
-    let move_late = Event::Move { to: site("site-2"), reason: "site-1 is dead".into() };
+    let move_late =
+        Event::Move { to: site("site-2"), reason: "site-1 is dead".into(), really_proving: false };
     let after = step(&pledged(), move_late, at(1_000)).unwrap().0;
     assert!(matches!(after.state, SectorState::Ticketing { .. }), "{:?}", after.state);
     assert_eq!(after.agent.as_str(), "site-2");
@@ -181,14 +183,85 @@ fn a_sector_moved_while_it_waits_for_its_seed_makes_its_replica_again_once_there
     assert_eq!(then(&back, seed(&back)).state.name(), "Committing", "its replica lies there");
 }
 
+/// From a pledge to the proof on the chain, at one site.
+fn finalizing() -> SectorRecord {
+    let pushing = then(&committing(), done(&committing()));
+    let watched = then(&pushing, sent(&pushing));
+    then(&watched, landed(&watched, 20, ExitCode::Ok))
+}
+
 #[test]
-fn a_proven_sector_is_not_moved() {
-    let record = committing();
-    let proof = then(&record, done(&record));
-    let to = Event::Move { to: site("site-2"), reason: "an operator moved it".into() };
-    assert_eq!(step(&proof, to, at(10)).unwrap_err().why, Dropped::Proven);
-    let here = Event::Move { to: site("site-1"), reason: "an operator moved it".into() };
-    assert_eq!(step(&record, here, at(10)).unwrap_err().why, Dropped::AlreadyThere);
+fn a_sector_moved_while_its_proof_goes_to_the_chain_sends_no_other_and_is_made_again_once_it_landed() {
+    let pushing = then(&committing(), done(&committing()));
+    let away = moved(&pushing, "site-2");
+    let message = |record: &SectorRecord| match &record.state {
+        SectorState::CommitSubmitting { submission, .. } => submission.uuid(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(message(&away), message(&pushing), "the same message");
+    assert_eq!(away.state.replica().unwrap().at, Some(site("site-1")));
+    let watched = then(&away, sent(&away));
+    let restoring = then(&watched, landed(&watched, 20, ExitCode::Ok));
+    assert_eq!(restoring.state.name(), "Restoring");
+    assert_eq!(jobs_published(&restoring), [("site-2".to_owned(), JobKind::PreCommit)]);
+    let made = then(&restoring, result_event(late_result(&restoring)));
+    assert_eq!(jobs_published(&made), [("site-2".to_owned(), JobKind::Finalize)]);
+    assert_eq!(made.state.replica().unwrap().at, None);
+    let back = moved(&watched, "site-1");
+    let landed = then(&back, landed(&back, 20, ExitCode::Ok));
+    assert_eq!(landed.state.name(), "Finalizing", "its replica lies there");
+}
+
+#[test]
+fn a_proving_sector_is_made_again_elsewhere_only_where_that_is_really_meant() {
+    let proving = then(&finalizing(), done(&finalizing()));
+    let to = |really_proving| Event::Move {
+        to: site("site-2"),
+        reason: "an operator moved it".into(),
+        really_proving,
+    };
+    assert_eq!(step(&proving, to(false), at(10)).unwrap_err().why, Dropped::Proven);
+    let restoring = then(&proving, to(true));
+    assert_eq!(restoring.state.name(), "Restoring");
+    let made = then(&restoring, result_event(late_result(&restoring)));
+    let again = then(&made, done(&made));
+    assert_eq!((again.state.name(), again.agent.as_str()), ("Proving", "site-2"));
+    assert_eq!(jobs_published(&again), [("site-1".to_owned(), JobKind::Remove)], "only now");
+    let here = Event::Move { to: site("site-2"), reason: "again".into(), really_proving: true };
+    assert_eq!(step(&again, here, at(10)).unwrap_err().why, Dropped::AlreadyThere);
+}
+
+#[test]
+fn a_replica_restored_that_differs_from_the_chains_is_never_kept() {
+    let restoring = moved(&finalizing(), "site-2");
+    let differs = then(&restoring, differing(&restoring));
+    let SectorState::Restoring { work, .. } = &differs.state else { panic!("{:?}", differs.state) };
+    assert!(
+        matches!(&work.turn, Turn::Resting { reason, .. } if reason.contains("the chain has")),
+        "{work:?}"
+    );
+    assert_eq!(differs.former.len(), 1, "what the first site has stays");
+}
+
+#[test]
+fn a_lost_site_that_comes_back_and_finalizes_keeps_its_sector() {
+    let before = finalizing();
+    let restoring = moved(&before, "site-2");
+    let won = then(&restoring, result_event(late_result(&before)));
+    assert_eq!((won.state.name(), won.agent.as_str()), ("Proving", "site-1"));
+    assert_eq!(won.state.replica().unwrap().at, None);
+    assert_eq!(jobs_published(&won), [("site-2".to_owned(), JobKind::Remove)]);
+}
+
+#[test]
+fn a_former_site_that_did_not_remove_its_files_is_asked_again_by_a_retry() {
+    let before = finalizing();
+    let won = then(&moved(&before, "site-2"), result_event(late_result(&before)));
+    let again = then(&won, Event::Retry);
+    assert_eq!(again.fence, Fence(won.fence.0 + 1));
+    assert_eq!(jobs_published(&again), [("site-2".to_owned(), JobKind::Remove)]);
+    let proving = then(&before, done(&before));
+    assert!(step(&proving, Event::Retry, at(10)).is_err(), "nothing is open");
 }
 
 #[test]
