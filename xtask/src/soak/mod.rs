@@ -7,6 +7,7 @@ mod ward;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
 use xtask::farm::{Farm, FarmOptions, Part, WanKind};
 use xtask::interrupt;
 use xtask::scratch::Scratch;
@@ -14,7 +15,7 @@ use xtask::tools::{self, Tool, Tools};
 use xtask::wait;
 
 use self::faults::Dice;
-use self::report::Report;
+use self::report::{LongCut, Report};
 use self::ward::Ward;
 use crate::test;
 
@@ -141,6 +142,7 @@ fn soak(arguments: &Arguments, tools: &Tools, scratch: &Scratch, seed: u64) -> R
         pledged: Vec::new(),
         load: arguments.load,
         started: Instant::now(),
+        long_cut: None,
     };
     let length = Duration::from_secs(arguments.minutes * 60);
     soak.suffer(length, Duration::from_secs(arguments.cut_minutes * 60), root)?;
@@ -152,7 +154,7 @@ fn soak(arguments: &Arguments, tools: &Tools, scratch: &Scratch, seed: u64) -> R
     let farm = &soak.ward.farm;
     let mut audit = farm.audit(&soak.pledged)?;
     audit.wrong.extend(through.err().map(|error| format!("{error:#}")));
-    let told = report::told(farm)?;
+    let told = report::told(farm, soak.long_cut.as_ref())?;
     Ok(Report {
         seed,
         link,
@@ -166,6 +168,7 @@ fn soak(arguments: &Arguments, tools: &Tools, scratch: &Scratch, seed: u64) -> R
         retries: told.retries,
         redelivered: told.redelivered,
         delays_s: told.delays_s,
+        cut_off_s: told.cut_off_s,
         audit,
     })
 }
@@ -176,6 +179,7 @@ struct Soak {
     pledged: Vec<u64>,
     load: u64,
     started: Instant,
+    long_cut: Option<LongCut>,
 }
 
 impl Soak {
@@ -190,6 +194,9 @@ impl Soak {
             self.ward.tend(now)?;
             if cuts_at.is_some_and(|at| at <= now) {
                 self.ward.cut_for_long(0, now + long_cut)?;
+                let from = Timestamp::now();
+                let site = self.ward.farm.sites[0].id.clone();
+                self.long_cut = Some(LongCut { site, from, until: from.saturating_add(long_cut)? });
                 eprintln!("soak: {:5.0} s  site 1 is cut off for {} s", self.elapsed_s(), long_cut.as_secs());
                 cuts_at = None;
             }
@@ -274,6 +281,9 @@ impl Soak {
     /// Ends all faults and waits until every sector is through.
     fn settle(&mut self) -> Result<()> {
         self.ward.heal(Instant::now())?;
+        if let Some(cut) = &mut self.long_cut {
+            cut.until = cut.until.min(Timestamp::now());
+        }
         let mut says_at = Instant::now();
         let ward = std::cell::RefCell::new(&mut self.ward);
         let (started, pledged) = (self.started, self.pledged.len() as u64);

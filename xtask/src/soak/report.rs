@@ -24,9 +24,21 @@ pub(super) struct Report {
     pub(super) dropped: BTreeMap<String, u64>,
     pub(super) retries: BTreeMap<String, u64>,
     pub(super) redelivered: u64,
-    /// From pledged to Proving, in seconds, shortest first.
+    /// From pledged to Proving, in seconds, shortest first; those that the long cut held up have it taken off.
     pub(super) delays_s: Vec<f64>,
+    /// The same of those that the long cut held up, alone.
+    pub(super) cut_off_s: Vec<f64>,
     pub(super) audit: Audit,
+}
+
+/// A cut of a site's link that was asked for.
+pub(super) struct LongCut {
+    /// The site.
+    pub(super) site: String,
+    /// When it began.
+    pub(super) from: Timestamp,
+    /// When it ended.
+    pub(super) until: Timestamp,
 }
 
 /// What the farm's own words say, at the end.
@@ -35,10 +47,11 @@ pub(super) struct Told {
     pub(super) retries: BTreeMap<String, u64>,
     pub(super) redelivered: u64,
     pub(super) delays_s: Vec<f64>,
+    pub(super) cut_off_s: Vec<f64>,
 }
 
 /// Reads logs, counters and records.
-pub(super) fn told(farm: &Farm) -> Result<Told> {
+pub(super) fn told(farm: &Farm, cut: Option<&LongCut>) -> Result<Told> {
     let mut dropped: BTreeMap<String, u64> = BTreeMap::new();
     for line in farm.log("miner")?.lines().filter(|line| line.contains("dropped: ")) {
         let why = line.split_once("why=").and_then(|(_, rest)| rest.split_whitespace().next());
@@ -62,14 +75,30 @@ pub(super) fn told(farm: &Farm) -> Result<Told> {
         let count = farm.log(&site.id)?.lines().filter(|line| line.contains("outdated, dropped")).count();
         dropped.insert(format!("{}, outdated", site.id), count as u64);
     }
-    let mut delays_s: Vec<f64> = farm.sectors()?.iter().filter_map(delay_s).collect();
+    let (mut delays_s, mut cut_off_s) = (Vec::new(), Vec::new());
+    for (delay, held_up) in farm.sectors()?.iter().filter_map(|row| delay_s(row, cut)) {
+        delays_s.push(delay);
+        if held_up {
+            cut_off_s.push(delay);
+        }
+    }
     delays_s.sort_by(f64::total_cmp);
-    Ok(Told { dropped, retries, redelivered, delays_s })
+    cut_off_s.sort_by(f64::total_cmp);
+    Ok(Told { dropped, retries, redelivered, delays_s, cut_off_s })
 }
 
-fn delay_s(row: &SectorRow) -> Option<f64> {
+/// From pledged to Proving in seconds, without the part of it that its site was cut off for long, and whether
+/// there was such a part.
+fn delay_s(row: &SectorRow, cut: Option<&LongCut>) -> Option<(f64, bool)> {
     let (pledged, updated): (Timestamp, Timestamp) = (row.pledged.parse().ok()?, row.updated.parse().ok()?);
-    (row.state == "Proving").then(|| updated.duration_since(pledged).as_secs_f64())
+    if row.state != "Proving" {
+        return None;
+    }
+    let whole = updated.duration_since(pledged).as_secs_f64();
+    let shared = cut.filter(|cut| row.agent.as_deref() == Some(&cut.site)).map_or(0.0, |cut| {
+        updated.min(cut.until).duration_since(pledged.max(cut.from)).as_secs_f64().max(0.0)
+    });
+    Some((whole - shared, shared > 0.0))
 }
 
 impl Report {
@@ -78,8 +107,8 @@ impl Report {
         self.delays_s.get((last * share).round() as usize).copied().unwrap_or_default()
     }
 
-    fn longest(&self) -> Vec<f64> {
-        self.delays_s.iter().rev().take(LONGEST).map(|s| (s * 10.0).round() / 10.0).collect()
+    fn longest(delays_s: &[f64]) -> Vec<f64> {
+        delays_s.iter().rev().take(LONGEST).map(|s| (s * 10.0).round() / 10.0).collect()
     }
 
     /// Prints it to standard output.
@@ -108,11 +137,19 @@ impl Report {
         println!("phases answered in a later delivery: {}", self.redelivered);
         println!("attempts that failed, by class: {}", counted(&self.retries));
         println!(
-            "from pledged to proving: half within {:.1} s, nine of ten within {:.1} s, longest {:?} s",
+            "from pledged to proving, the long cut taken off: half within {:.1} s, nine of ten within {:.1} s, \
+             longest {:?} s",
             self.percentile(0.5),
             self.percentile(0.9),
-            self.longest()
+            Self::longest(&self.delays_s)
         );
+        if !self.cut_off_s.is_empty() {
+            println!(
+                "held up by the long cut: {} sectors; the cut taken off, the longest took {:?} s",
+                self.cut_off_s.len(),
+                Self::longest(&self.cut_off_s)
+            );
+        }
         match self.audit.wrong.as_slice() {
             [] => println!("nothing lost"),
             wrong => {
@@ -141,7 +178,9 @@ impl Report {
             "failed_attempts_by_class": self.retries,
             "delay_p50_s": self.percentile(0.5),
             "delay_p90_s": self.percentile(0.9),
-            "longest_delays_s": self.longest(),
+            "longest_delays_s": Self::longest(&self.delays_s),
+            "held_up_by_the_long_cut": self.cut_off_s.len(),
+            "longest_delays_beyond_the_long_cut_s": Self::longest(&self.cut_off_s),
             "lost": self.audit.wrong,
         })
     }
