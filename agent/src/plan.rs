@@ -394,8 +394,14 @@ fn back_to(again: Task, next: TaskKind) -> Follow {
 /// The line for a sector's history that a result is worth.
 pub fn line(result: &TaskResult) -> Line {
     let (kind, worker) = (result.task.task, &result.worker);
+    let resumed = match result.resumed_layers {
+        0 => String::new(),
+        layers => format!(", going on behind layer {layers} of an earlier attempt"),
+    };
     let (what, text) = match &result.outcome {
-        Outcome::Done(_) => ("finished", format!("{kind} finished on {worker} in {:.1} s", result.seconds)),
+        Outcome::Done(_) => {
+            ("finished", format!("{kind} finished on {worker} in {:.1} s{resumed}", result.seconds))
+        }
         Outcome::Failed(failure) => ("failed", format!("{kind} failed on {worker}: {failure}")),
     };
     Line { what: format!("{kind}.{what}"), id: format!("event {} {what}", result.task.id), text }

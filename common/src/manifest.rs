@@ -1,7 +1,8 @@
 //! The manifest: what a store knows to be true about one sector. Pure; `store.rs` keeps it on disk.
 //!
 //! A phase is finished when the manifest says so, and not before: files without a record are
-//! leftovers of an attempt that did not end, whatever their length.
+//! leftovers of an attempt that did not end, whatever their length. Only the layers of a pre-commit 1
+//! that has not ended are on record before it has.
 
 use std::collections::BTreeMap;
 
@@ -38,6 +39,22 @@ pub struct PhaseRecord {
     pub output: TaskOutput,
     /// The files it left.
     pub files: Vec<FileRecord>,
+    /// Layers that earlier attempts at pre-commit 1 had made, and behind which it went on.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub resumed_layers: u32,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+/// Whole layers of a pre-commit 1 that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Labels {
+    /// What they are seeded with: under another one they are worth nothing.
+    pub replica_id: ReplicaId,
+    /// Layer 1 and up, without a gap.
+    pub layers: Vec<FileRecord>,
 }
 
 impl PhaseRecord {
@@ -65,6 +82,9 @@ pub struct Manifest {
     pub fence: Fence,
     /// The finished phases.
     pub phases: BTreeMap<TaskKind, PhaseRecord>,
+    /// What an attempt at pre-commit 1 goes on from; nothing once that phase is finished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Labels>,
 }
 
 /// How a manifest stands to a job.
@@ -89,7 +109,15 @@ impl Manifest {
 
     /// A manifest of a sector that nothing is known about yet.
     pub fn new(sector: SectorId, sealing: Sealing, fence: Fence) -> Self {
-        Self { v: Self::VERSION, sector, sealing, replica_id: None, fence, phases: BTreeMap::new() }
+        Self {
+            v: Self::VERSION,
+            sector,
+            sealing,
+            replica_id: None,
+            fence,
+            phases: BTreeMap::new(),
+            labels: None,
+        }
     }
 
     /// How this manifest stands to `job`.
@@ -143,7 +171,50 @@ impl Manifest {
     pub fn record(&mut self, task: TaskKind, record: PhaseRecord) {
         self.phases.retain(|kind, _| *kind < task);
         self.phases.insert(task, record);
+        if task >= TaskKind::PreCommit1 {
+            self.labels = None;
+        }
     }
+
+    /// Forgets a finished phase, because its files are not what was recorded, and what rests on it. The
+    /// layers of a pre-commit 1 that is forgotten stay on record: whoever runs it again proves them again.
+    pub fn forget(&mut self, task: TaskKind) {
+        if task <= TaskKind::PreCommit1
+            && let (Some(record), Some(replica_id)) =
+                (self.phases.get(&TaskKind::PreCommit1), self.replica_id)
+        {
+            let file = |layer| {
+                let path = layer_path(self.sector, layer);
+                record.files.iter().find(|file| file.path == path).cloned()
+            };
+            let layers: Vec<_> = (1..).map_while(file).collect();
+            self.labels = (!layers.is_empty()).then_some(Labels { replica_id, layers });
+        }
+        self.phases.retain(|kind, _| *kind < task);
+    }
+
+    /// The layers that pre-commit 1 of `job` may go on from, once they are proven to be what is recorded.
+    /// None where that phase is finished, or made anew because it is distrusted.
+    pub fn layers(&self, job: &Job) -> &[FileRecord] {
+        let counts = self.standing(job) == Standing::Same && !self.phases.contains_key(&TaskKind::PreCommit1);
+        match &self.labels {
+            Some(labels) if counts && Some(labels.replica_id) == self.replica_id => &labels.layers,
+            _ => &[],
+        }
+    }
+
+    /// Puts on record that pre-commit 1 has made `layers`: 1 and up, without a gap. A record of a
+    /// finished pre-commit 1 is replaced by it, and so is what rests on that.
+    pub fn set_layers(&mut self, layers: Vec<FileRecord>) {
+        self.phases.retain(|kind, _| *kind < TaskKind::PreCommit1);
+        let replica_id = self.replica_id.filter(|_| !layers.is_empty());
+        self.labels = replica_id.map(|replica_id| Labels { replica_id, layers });
+    }
+}
+
+/// Where a layer lies in a store, from its root. Upstream's name.
+pub fn layer_path(sector: SectorId, layer: u32) -> String {
+    format!("cache/{sector}/sc-02-data-layer-{layer}.dat")
 }
 
 #[cfg(test)]
@@ -185,6 +256,7 @@ mod tests {
             seconds: 1.0,
             output,
             files: vec![],
+            resumed_layers: 0,
         }
     }
 
@@ -246,5 +318,56 @@ mod tests {
         assert_eq!(manifest.standing(&commit(4, 1, 0)), Standing::Same);
         assert_eq!(manifest.standing(&commit(4, 2, 0)), Standing::StartsOver);
         assert_eq!(manifest.standing(&commit(3, 2, 0)), Standing::Foreign);
+    }
+
+    fn layer(n: u32) -> FileRecord {
+        FileRecord { path: layer_path(sector(), n), bytes: 2048, sha256: Digest([n as u8; 32]) }
+    }
+
+    fn pre_commit(fence: u64) -> Job {
+        Job::new(sector(), Fence(fence), None, JobAsk::PreCommit { sealing: sealing(1) })
+    }
+
+    /// A manifest with a finished add-piece, and two layers on record.
+    fn with_layers() -> Manifest {
+        let mut manifest = Manifest::new(sector(), sealing(1), Fence(1));
+        manifest.replica_id = Some(ReplicaId([4; 32]));
+        manifest.record(TaskKind::AddPiece, record(TaskOutput::PieceAdded { comm_d: CommD([0; 32]) }));
+        manifest.set_layers(vec![layer(1), layer(2)]);
+        manifest
+    }
+
+    #[test]
+    fn layers_count_for_their_own_replica_until_pre_commit_1_is_finished() {
+        let mut manifest = with_layers();
+        assert_eq!(manifest.layers(&pre_commit(1)).len(), 2);
+        let mut other = manifest.clone();
+        other.replica_id = Some(ReplicaId([5; 32]));
+        assert!(other.layers(&pre_commit(1)).is_empty());
+        manifest.record(TaskKind::PreCommit1, record(TaskOutput::Labelled));
+        assert!(manifest.layers(&pre_commit(1)).is_empty() && manifest.labels.is_none());
+    }
+
+    #[test]
+    fn a_forgotten_pre_commit_1_leaves_its_layers_up_to_the_first_gap_and_a_distrusted_one_none() {
+        let mut manifest = with_layers();
+        let tree = FileRecord { path: "cache/s-t01000-1/sc-02-data-tree-d.dat".into(), ..layer(9) };
+        let files = vec![tree, layer(4), layer(2), layer(1)];
+        let finished = PhaseRecord { files, ..record(TaskOutput::Labelled) };
+        manifest.record(TaskKind::PreCommit1, finished.clone());
+        let distrust =
+            Distrust { task: TaskKind::PreCommit1, worker: None, output: finished.output.digest() };
+        assert!(manifest.layers(&pre_commit(1).distrusting([distrust])).is_empty());
+        manifest.forget(TaskKind::PreCommit1);
+        assert_eq!(manifest.layers(&pre_commit(1)), [layer(1), layer(2)]);
+        let json = serde_json::to_string(&manifest).unwrap();
+        assert_eq!(serde_json::from_str::<Manifest>(&json).unwrap(), manifest);
+    }
+
+    #[test]
+    fn a_manifest_without_layers_reads_as_it_always_did() {
+        let json = serde_json::to_string(&Manifest::new(sector(), sealing(1), Fence(1))).unwrap();
+        assert!(!json.contains("labels"), "{json}");
+        assert_eq!(serde_json::from_str::<Manifest>(&json).unwrap().labels, None);
     }
 }

@@ -254,6 +254,9 @@ pub struct TaskResult {
     pub worker: WorkerId,
     /// How long the phase ran, in seconds; of the original run where the manifest answered.
     pub seconds: f64,
+    /// Layers of an earlier attempt behind which pre-commit 1 went on.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub resumed_layers: u32,
     /// What came of it.
     pub outcome: Outcome<TaskOutput>,
 }

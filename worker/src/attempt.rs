@@ -116,13 +116,14 @@ impl Answer {
     /// manifest answered; otherwise of `worker`, after `ran`.
     pub fn into_result(self, task: Task, worker: WorkerId, ran: Duration) -> TaskResult {
         let failure = match self {
-            Self::Done(PhaseDone { output, worker, seconds, .. }) => {
-                return TaskResult { task, worker, seconds, outcome: Outcome::Done(output) };
+            Self::Done(PhaseDone { output, worker, seconds, resumed_layers, .. }) => {
+                return TaskResult { task, worker, seconds, resumed_layers, outcome: Outcome::Done(output) };
             }
             Self::Failed(failure) => failure,
             Self::Stopped(stop) => stop.failure(&task),
         };
-        TaskResult { task, worker, seconds: ran.as_secs_f64(), outcome: Outcome::Failed(failure) }
+        let (seconds, outcome) = (ran.as_secs_f64(), Outcome::Failed(failure));
+        TaskResult { task, worker, seconds, resumed_layers: 0, outcome }
     }
 }
 

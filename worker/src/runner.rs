@@ -21,7 +21,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::phase::{self, Opened};
+use crate::phase::{self, Attempt, Opened};
 use crate::prover::null::NullProver;
 
 /// Hears how far a phase is: 0 to 1. Called from the task that awaits the phase; must not block.
@@ -40,6 +40,8 @@ pub struct PhaseDone {
     pub answered: bool,
     /// The files the phase left in the store.
     pub files: Vec<FileRecord>,
+    /// Layers of an earlier attempt behind which pre-commit 1 went on.
+    pub resumed_layers: u32,
 }
 
 /// Runs phases, each to the end, a failure, or the cancel.
@@ -122,18 +124,48 @@ impl InProcessRunner {
         Self { crash, ..self }
     }
 
-    async fn pretend(&self, task: TaskKind, progress: &ProgressSink) -> Duration {
-        const STEPS: u32 = 10;
+    /// Takes the time of a phase, with signs of progress; how long that was.
+    async fn pretend(
+        &self,
+        attempt: &Attempt,
+        task: TaskKind,
+        progress: &ProgressSink,
+    ) -> Result<Duration, Failure> {
         let whole = self.durations.get(&task).copied().unwrap_or_default();
-        if !whole.is_zero() {
-            for step in 1..=STEPS {
-                tokio::time::sleep(whole / STEPS).await;
-                progress(f64::from(step) / f64::from(STEPS));
-            }
+        if whole.is_zero() {
+            return Ok(whole);
         }
-        whole
+        if task == TaskKind::PreCommit1 {
+            return Self::pretend_layers(attempt, whole, progress).await;
+        }
+        for step in 1..=STEPS {
+            tokio::time::sleep(whole / STEPS).await;
+            progress(f64::from(step) / f64::from(STEPS));
+        }
+        Ok(whole)
+    }
+
+    /// Layer by layer, as the real prover: each is kept, and those that an earlier attempt made take no time.
+    async fn pretend_layers(
+        attempt: &Attempt,
+        whole: Duration,
+        progress: &ProgressSink,
+    ) -> Result<Duration, Failure> {
+        let (layers, there) = (attempt.sealing().proof.sector_size().layers(), attempt.resumed_layers());
+        let steps = STEPS.div_ceil(layers);
+        for layer in there..layers {
+            for step in 1..=steps {
+                tokio::time::sleep(whole / (layers * steps)).await;
+                progress(f64::from(layer * steps + step) / f64::from(layers * steps));
+            }
+            blocking(|| attempt.rehearse_layer(layer + 1))?;
+        }
+        Ok(whole * layers.saturating_sub(there) / layers)
     }
 }
+
+/// Signs of progress of a rehearsed phase, at least.
+const STEPS: u32 = 10;
 
 #[async_trait]
 impl PhaseRunner for InProcessRunner {
@@ -160,7 +192,7 @@ impl PhaseRunner for InProcessRunner {
             biased;
             () = cancel.cancelled() => return Err(cancelled(task)),
             () = deadline_passes(left) => return Err(too_late(task)),
-            took = self.pretend(task.task, &progress) => took,
+            took = self.pretend(&attempt, task.task, &progress) => took?,
         };
         // Small files and no computation: cheap enough to run here, which keeps paused time exact.
         blocking(|| attempt.run(&NullProver, &|fraction: f64| progress(fraction), took, &self.clock))

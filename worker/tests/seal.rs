@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use sealfarm_common::crash::CRASH_AT_VARIABLE;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -14,11 +15,17 @@ const ZEROS: &str = "00000000000000000000000000000000000000000000000000000000000
 const KNOWN_COMM_R: &str = "c647b998c78282296cfd1160714228d43f3b054dfbbb77172b68115ba3c3b762";
 
 fn seal(home: &Path, more: &[&str]) -> Output {
+    seal_until(home, more, "")
+}
+
+/// Seals until a child kills itself at a crash point.
+fn seal_until(home: &Path, more: &[&str], crash_at: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sealfarm-worker"))
         .args(["seal", "--miner", "t01000", "--sector", "1", "--ticket", ZEROS, "--zeros", "--json"])
         .args(more)
         .env("XDG_CACHE_HOME", home)
         .env("TMPDIR", home)
+        .env(CRASH_AT_VARIABLE, crash_at)
         .env_remove("FIL_PROOFS_PARAMETER_CACHE")
         .env_remove("FIL_PROOFS_PARENT_CACHE")
         .output()
@@ -89,6 +96,78 @@ fn a_layer_that_was_cut_is_made_again() {
     assert_eq!(json["comm_r"], KNOWN_COMM_R);
     assert_eq!(json["phases"]["add-piece"]["answered"], true);
     assert_eq!(json["phases"]["pre-commit-1"]["answered"], false);
+}
+
+/// A store whose pre-commit 1 was killed at a crash point, and what to call to go on in it.
+struct Killed {
+    home: TempDir,
+    store: String,
+}
+
+impl Killed {
+    fn at(point: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let killed = Self { store: store(&home), home };
+        killed.die_at(point);
+        killed
+    }
+
+    fn arguments(&self) -> [&str; 6] {
+        ["--sector-size", "2KiB", "--until", "pre-commit-2", "--store", &self.store]
+    }
+
+    fn die_at(&self, point: &str) {
+        refused(&seal_until(self.home.path(), &self.arguments(), point), 1, "SIGKILL (9)");
+    }
+
+    fn layer(&self, layer: u32) -> PathBuf {
+        Path::new(&self.store).join(format!("cache/s-t01000-1/sc-02-data-layer-{layer}.dat"))
+    }
+
+    /// Seals on, to the known replica; how many layers were not made again.
+    fn resumed(&self) -> u64 {
+        let json = sealed(&seal(self.home.path(), &self.arguments()));
+        assert_eq!(json["comm_r"], KNOWN_COMM_R);
+        assert_eq!(json["phases"]["pre-commit-1"]["answered"], false);
+        json["phases"]["pre-commit-1"]["resumed_layers"].as_u64().unwrap()
+    }
+}
+
+#[test]
+fn a_killed_pre_commit_1_goes_on_behind_its_last_recorded_layer_to_the_known_comm_r() {
+    for (point, layers) in [
+        ("worker.layer.linked", 0),
+        ("worker.layer.recorded", 1),
+        ("worker.layer.linked@2", 1),
+        ("worker.layer.recorded@2", 2),
+    ] {
+        let killed = Killed::at(point);
+        let left = fs::read_dir(Path::new(&killed.store).join("attempt")).unwrap().count();
+        assert_eq!(left, 0, "{point}");
+        assert_eq!(killed.resumed(), layers, "{point}");
+    }
+}
+
+#[test]
+fn a_layer_altered_or_cut_between_two_attempts_is_made_again_and_the_comm_r_is_known() {
+    for (harm, harmed, left) in [(vec![7; 2048], 1, 0), (vec![7; 2048], 2, 1), (vec![], 1, 0), (vec![], 2, 1)]
+    {
+        let killed = Killed::at("worker.layer.recorded@2");
+        fs::write(killed.layer(harmed), harm).unwrap();
+        // Between what is forgotten and what is deleted it dies again.
+        killed.die_at("worker.layer.forgotten");
+        assert_eq!(killed.resumed(), left, "layer {harmed}");
+    }
+}
+
+#[test]
+fn layers_recorded_for_another_replica_are_not_gone_on_from() {
+    let killed = Killed::at("worker.layer.recorded@2");
+    let path = Path::new(&killed.store).join("manifest/s-t01000-1.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    manifest["labels"]["replica_id"] = ZEROS.into();
+    fs::write(&path, manifest.to_string()).unwrap();
+    assert_eq!(killed.resumed(), 0);
 }
 
 #[test]

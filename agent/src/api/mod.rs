@@ -99,6 +99,7 @@ pub(crate) fn recorded_bytes(manifest: &Manifest) -> u64 {
         .phases
         .values()
         .flat_map(|record| &record.files)
+        .chain(manifest.labels.iter().flat_map(|labels| &labels.layers))
         .map(|file| (file.path.as_str(), file.bytes))
         .collect();
     match manifest.phases.get(&TaskKind::Finalize).map(|record| &record.output) {

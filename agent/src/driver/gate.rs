@@ -180,10 +180,12 @@ fn entries(dir: &Path) -> Vec<std::path::PathBuf> {
         .unwrap_or_default()
 }
 
-/// Bytes a file takes, or all files of a directory together.
+/// Bytes a file takes, or all files of a directory together. A file that is linked into the store already
+/// counts there.
 fn allocated(path: &Path) -> u64 {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => entries(path).iter().map(|entry| allocated(entry)).sum(),
+        Ok(meta) if meta.nlink() > 1 => 0,
         Ok(meta) => meta.blocks() * 512,
         Err(_) => 0,
     }

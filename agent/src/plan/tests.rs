@@ -65,6 +65,7 @@ fn manifest(last: Option<TaskKind>) -> Manifest {
             seconds: 1.5,
             output: output(kind, 5),
             files: vec![],
+            resumed_layers: 0,
         };
         manifest.record(kind, record);
     }
@@ -325,7 +326,7 @@ fn a_stored_task_is_ours_in_the_way_or_ahead() {
 }
 
 fn result(task: Task, outcome: Outcome<TaskOutput>) -> TaskResult {
-    TaskResult { task, worker: "w-1".parse().unwrap(), seconds: 3.2, outcome }
+    TaskResult { task, worker: "w-1".parse().unwrap(), seconds: 3.2, resumed_layers: 0, outcome }
 }
 
 fn succeeded(kind: TaskKind, round: u32) -> TaskResult {
@@ -430,6 +431,11 @@ fn a_report_names_the_phases_of_its_own_job() {
 fn a_line_of_history_reads_as_a_sentence_and_repeats_with_the_same_id() {
     let finished = line(&succeeded(TaskKind::PreCommit1, 0));
     assert_eq!(finished.text, "pre-commit-1 finished on w-1 in 3.2 s");
+    let resumed = line(&TaskResult { resumed_layers: 7, ..succeeded(TaskKind::PreCommit1, 1) });
+    assert_eq!(
+        resumed.text,
+        "pre-commit-1 finished on w-1 in 3.2 s, going on behind layer 7 of an earlier attempt"
+    );
     assert_eq!(finished.what, "pre-commit-1.finished");
     assert_eq!(finished, line(&succeeded(TaskKind::PreCommit1, 0)));
     let other = line(&failed(TaskKind::PreCommit1, FailureClass::Compute));

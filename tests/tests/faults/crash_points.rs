@@ -20,7 +20,7 @@ const DEATH_LIMIT: Duration = Duration::from_secs(60);
 const SECTORS_A_DEATH: usize = 2;
 
 /// Those that every sector passes.
-const PASSED: [&str; 19] = [
+const PASSED: [&str; 21] = [
     "agent.job.custody-taken",
     "agent.job.result-posted",
     "agent.job.task-stored",
@@ -35,6 +35,8 @@ const PASSED: [&str; 19] = [
     "miner.prove-commit.pushed",
     "miner.record.put",
     "miner.result.answered",
+    "worker.layer.linked",
+    "worker.layer.recorded",
     "worker.phase.files-renamed",
     "worker.phase.leftovers-swept",
     "worker.phase.recorded",
@@ -77,7 +79,9 @@ fn die_at(faulty: &mut Faulty, point: &str) -> Result<()> {
 }
 
 async fn die_everywhere() -> Result<()> {
-    let phases = ["add-piece", "pre-commit-1", "pre-commit-2", "commit-1", "commit-2", "finalize"];
+    // Layers are recorded where they take time.
+    let durations =
+        ["add-piece=0s", "pre-commit-1=20ms", "pre-commit-2=0s", "commit-1=0s", "commit-2=0s", "finalize=0s"];
     let environment = [
         ("SEALFARM_SITE_ACK_WAIT", "1s"),
         ("SEALFARM_NATS_ACK_WAIT", "1s"),
@@ -88,7 +92,7 @@ async fn die_everywhere() -> Result<()> {
         workers: 1,
         epoch_duration: "100ms".to_owned(),
         challenge_delay: 1,
-        null_durations: phases.iter().map(|phase| format!("{phase}=0s")).collect(),
+        null_durations: durations.map(str::to_owned).to_vec(),
         environment: environment.iter().map(|(name, value)| (*name, (*value).to_owned())).collect(),
         ..Faulty::options()
     };

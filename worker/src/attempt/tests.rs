@@ -23,6 +23,7 @@ fn done() -> PhaseDone {
         seconds: 1.0,
         answered: false,
         files: vec![],
+        resumed_layers: 0,
     }
 }
 

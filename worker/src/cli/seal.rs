@@ -106,6 +106,7 @@ struct Proof {
 struct PhaseTime {
     seconds: f64,
     answered: bool,
+    resumed_layers: u32,
 }
 
 /// Seals, prints, and removes a temporary store.
@@ -252,7 +253,7 @@ impl Run {
                 tracing::info!(%phase, percent = (fraction * 100.0).round(), "running");
             });
             let run = self.runner.run(&task, &self.store, progress, self.cancel.clone());
-            let PhaseDone { output, seconds, answered, .. } = match run.await {
+            let PhaseDone { output, seconds, answered, resumed_layers, .. } = match run.await {
                 Ok(done) => done,
                 Err(_) if self.cancel.is_cancelled() => {
                     return Err(ExitError::new(ExitCode::Interrupted, format!("stopped in {kind}")));
@@ -260,7 +261,7 @@ impl Run {
                 Err(failure) => return Err(failure_error(&failure)),
             };
             tracing::info!(phase = %kind, seconds, answered, prover = %job.ask.sealing().prover, "done");
-            self.phases.insert(*kind, PhaseTime { seconds, answered });
+            self.phases.insert(*kind, PhaseTime { seconds, answered, resumed_layers });
             last = Some(output);
         }
         Ok(last)

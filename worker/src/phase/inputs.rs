@@ -162,7 +162,7 @@ pub(super) fn forget(
     kind: TaskKind,
 ) -> Result<(), Failure> {
     tracing::warn!(sector = %manifest.sector, phase = %kind, "files do not match the manifest; forgetting the phase");
-    manifest.phases.retain(|known, _| *known < kind);
+    manifest.forget(kind);
     store.put_manifest(lock, manifest).map_err(|e| store_failure(&e))
 }
 

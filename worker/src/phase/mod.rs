@@ -3,12 +3,14 @@
 //! The manifest says what is true. An attempt works in a directory of its own, fsyncs and digests what
 //! it made, and then, under the manifest's lock, sweeps leftovers, renames its files into place and
 //! records them, in this order: killed at any line, the store holds the old state or the new one. A
-//! phase that is recorded is answered from the record. Nothing here computes a proof.
+//! phase that is recorded is answered from the record. Layers of pre-commit 1 are recorded one by one.
+//! Nothing here computes a proof.
 
 mod attempt_dir;
 mod digest;
 mod finalize;
 mod inputs;
+mod labels;
 mod publish;
 
 use std::time::{Duration, Instant};
@@ -27,8 +29,9 @@ use uuid::Uuid;
 
 use self::attempt_dir::AttemptDir;
 pub use self::attempt_dir::{discard, sweep};
+use self::labels::Layers;
 use crate::prover::filecoin::registered;
-use crate::prover::{PhaseInput, Progress, Prover};
+use crate::prover::{MadeFile, PhaseInput, Progress, Prover, null};
 use crate::runner::PhaseDone;
 
 pub(crate) use self::digest::of_bytes as digest_of_bytes;
@@ -52,11 +55,12 @@ pub struct Attempt {
     /// As it was when the inputs were checked; `None` before add-piece.
     manifest: Option<Manifest>,
     dir: AttemptDir,
+    layers: Layers,
     crash: CrashPoints,
 }
 
 /// Looks up what the store knows, and prepares an attempt where the phase has to be run; `crash` is told
-/// after every durable write.
+/// after every durable write. Layers of an earlier pre-commit 1 are read and proven here.
 ///
 /// # Errors
 /// `input` where task, job and store contradict each other or the job's fence is old; `compute` where
@@ -92,12 +96,14 @@ pub fn open(
         room.map_err(|e| store_failure(&e))?;
     }
     let dir = AttemptDir::create(store, sector, task.task, attempt).map_err(|e| store_failure(&e))?;
+    let layers = labels::resume(store, task, manifest.as_ref(), &dir, crash)?;
     Ok(Opened::Run(Box::new(Attempt {
         store: store.clone(),
         task: task.clone(),
         worker: worker.clone(),
         manifest,
         dir,
+        layers,
         crash: crash.clone(),
     })))
 }
@@ -192,6 +198,7 @@ fn done(record: PhaseRecord, answered: bool) -> PhaseDone {
         seconds: record.seconds,
         answered,
         files: record.files,
+        resumed_layers: record.resumed_layers,
     }
 }
 
@@ -269,17 +276,33 @@ impl Attempt {
         if self.task.task == TaskKind::Finalize {
             return finalize::run(&self, &took, clock);
         }
-        let input = PhaseInput {
+        let made = prover.run(&self.input(&|made| self.keep_layer(made)), progress)?;
+        self.check_output(&made.output)?;
+        let files = publish::secure(&self, &made.files)?;
+        publish::publish(&self, made.output, files, &took, clock)
+    }
+
+    fn input<'a>(&'a self, layer_made: &'a (dyn Fn(&MadeFile) + Sync)) -> PhaseInput<'a> {
+        PhaseInput {
             task: &self.task,
             store: &self.store,
             comm_d: self.manifest.as_ref().and_then(recorded_comm_d),
             comm_r: self.manifest.as_ref().and_then(recorded_comm_r),
             work: self.dir.path(),
-        };
-        let made = prover.run(&input, progress)?;
-        self.check_output(&made.output)?;
-        let files = publish::secure(self.dir.path(), &made.files)?;
-        publish::publish(&self, made.output, files, &took, clock)
+            layer_made,
+        }
+    }
+
+    /// How the job's sector is sealed.
+    pub(crate) fn sealing(&self) -> &Sealing {
+        self.task.job.ask.sealing()
+    }
+
+    /// Lets the null prover make a layer, and keeps it.
+    pub(crate) fn rehearse_layer(&self, layer: u32) -> Result<(), Failure> {
+        let made = null::rehearse_layer(&self.input(&|_| {}), layer)?;
+        self.keep_layer(&made);
+        Ok(())
     }
 
     /// Checks the prover's answer against the task and against what is recorded.

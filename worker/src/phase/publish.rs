@@ -17,23 +17,29 @@ use super::{Attempt, digest, done, io_failure, outdated, replica_id, store_failu
 use crate::prover::MadeFile;
 use crate::runner::PhaseDone;
 
-/// Fsyncs and digests what a prover made, files side by side.
-pub(super) fn secure(work: &Path, files: &[MadeFile]) -> Result<Vec<FileRecord>, Failure> {
-    let secure_one = |made: &MadeFile| {
-        let path = work.join(&made.path);
-        let record = (|| {
-            let file = File::open(&path)?;
-            file.sync_all()?;
-            let sha256 = made.digest.map_or_else(|| digest::of_file(&path), Ok)?;
-            Ok(FileRecord { path: made.path.clone(), bytes: file.metadata()?.len(), sha256 })
-        })();
-        record.map_err(|e: io::Error| io_failure("secure", &path, &e))
+/// Fsyncs and digests what a prover made, files side by side; layers that are known are not read again.
+pub(super) fn secure(attempt: &Attempt, files: &[MadeFile]) -> Result<Vec<FileRecord>, Failure> {
+    let secure = |made: &MadeFile| match attempt.layers.record_of(&made.path) {
+        Some(known) => Ok(known),
+        None => secure_one(attempt.dir.path(), made),
     };
     match files {
         // Not worth waking a thread pool for.
-        [] | [_] => files.iter().map(secure_one).collect(),
-        _ => files.par_iter().map(secure_one).collect(),
+        [] | [_] => files.iter().map(secure).collect(),
+        _ => files.par_iter().map(secure).collect(),
     }
+}
+
+/// Fsyncs and digests one file.
+pub(super) fn secure_one(work: &Path, made: &MadeFile) -> Result<FileRecord, Failure> {
+    let path = work.join(&made.path);
+    let record = (|| {
+        let file = File::open(&path)?;
+        file.sync_all()?;
+        let sha256 = made.digest.map_or_else(|| digest::of_file(&path), Ok)?;
+        Ok(FileRecord { path: made.path.clone(), bytes: file.metadata()?.len(), sha256 })
+    })();
+    record.map_err(|e: io::Error| io_failure("secure", &path, &e))
 }
 
 /// Moves `files` into the store and records the phase, unless another attempt has done so.
@@ -51,13 +57,16 @@ pub(super) fn publish(
         return settle(attempt, record, &output);
     }
     same_inputs(attempt, &manifest)?;
+    if let TaskOutput::PieceAdded { comm_d } = output {
+        if manifest.distrusted(&attempt.task.job).is_some() {
+            manifest.labels = None;
+        }
+        manifest.replica_id = Some(replica_id(manifest.sector, &manifest.sealing, comm_d));
+    }
     sweep_leftovers(attempt, &manifest)?;
     attempt.crash.pass("worker.phase.leftovers-swept");
     move_files(attempt, &files).map_err(|e| store_failure(&e))?;
     attempt.crash.pass("worker.phase.files-renamed");
-    if let TaskOutput::PieceAdded { comm_d } = output {
-        manifest.replica_id = Some(replica_id(manifest.sector, &manifest.sealing, comm_d));
-    }
     record(attempt, &lock, manifest, output, files, took, clock)
 }
 
@@ -77,6 +86,7 @@ pub(super) fn record(
         seconds: took().as_secs_f64(),
         output,
         files,
+        resumed_layers: attempt.layers.resumed(),
     };
     manifest.record(attempt.task.task, record.clone());
     attempt.store.put_manifest(lock, &manifest).map_err(|e| store_failure(&e))?;
@@ -104,15 +114,16 @@ pub(super) fn manifest_now(attempt: &Attempt) -> Result<Manifest, Failure> {
 fn settle(attempt: &Attempt, record: &PhaseRecord, ours: &TaskOutput) -> Result<PhaseDone, Failure> {
     // Groth16 proofs are randomised: two of them for one question differ, and both are right.
     if record.output != *ours && attempt.task.task != TaskKind::Commit2 {
-        return Err(Failure::new(
-            FailureClass::InvalidOutput,
-            format!(
-                "two attempts at {} of {} differ: {:?} by {}, {ours:?} by {}",
-                attempt.task.task, attempt.task.job.sector, record.output, record.worker, attempt.worker
-            ),
-        ));
+        let (worker, ours_by) = (&record.worker, &attempt.worker);
+        return Err(differ(attempt, &format!("{:?} by {worker}, {ours:?} by {ours_by}", record.output)));
     }
     Ok(done(record.clone(), true))
+}
+
+/// Two attempts at what has one result have two.
+pub(super) fn differ(attempt: &Attempt, how: &str) -> Failure {
+    let (phase, sector) = (attempt.task.task, attempt.task.job.sector);
+    Failure::new(FailureClass::InvalidOutput, format!("two attempts at {phase} of {sector} differ: {how}"))
 }
 
 /// Refuses to publish what was made from files that have been replaced since.
@@ -144,6 +155,7 @@ fn sweep_leftovers(attempt: &Attempt, manifest: &Manifest) -> Result<(), Failure
         .phases
         .range(..task)
         .flat_map(|(_, record)| &record.files)
+        .chain(manifest.layers(&attempt.task.job))
         .map(|file| file.path.as_str())
         .collect();
     let gone = |path: &Path| match fs::remove_file(path) {

@@ -11,6 +11,8 @@ use super::*;
 use crate::prover::null::NullProver;
 use crate::prover::{COMMIT_1_FILE, PRE_COMMIT_1_FILE};
 
+mod layers;
+
 /// A store with one null sector to seal in it.
 struct Site {
     _dir: TempDir,

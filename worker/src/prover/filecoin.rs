@@ -7,6 +7,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -67,8 +68,11 @@ impl Prover for FilecoinProver {
     fn run(&self, input: &PhaseInput<'_>, progress: &dyn Progress) -> Result<PhaseOutput, Failure> {
         match input.task.task {
             TaskKind::AddPiece => add_piece(input),
-            TaskKind::PreCommit1 => watching(input, progress, layers_done, || pre_commit_1(input)),
-            TaskKind::PreCommit2 => watching(input, progress, trees_begun, || pre_commit_2(input)),
+            TaskKind::PreCommit1 => pre_commit_1(input, progress),
+            TaskKind::PreCommit2 => {
+                let look = |names: &[String]| progress.report(trees_begun(sector_size(input), names));
+                watching(input, look, || pre_commit_2(input))
+            }
             TaskKind::Commit1 => commit_1(input),
             TaskKind::Commit2 => commit_2(input),
             TaskKind::Finalize => {
@@ -104,6 +108,10 @@ fn cc_piece(size: SectorSize, comm_d: CommD) -> Result<PieceInfo, Failure> {
     PieceInfo::new(comm_d.0, unpadded(size)).map_err(|e| upstream_failure("describe the piece", &e))
 }
 
+fn sector_size(input: &PhaseInput<'_>) -> SectorSize {
+    input.sealing().proof.sector_size()
+}
+
 const fn unpadded(size: SectorSize) -> UnpaddedBytesAmount {
     UnpaddedBytesAmount(size.bytes() / 128 * 127)
 }
@@ -116,7 +124,7 @@ fn known_comm_d(input: &PhaseInput<'_>) -> Result<CommD, Failure> {
 
 fn add_piece(input: &PhaseInput<'_>) -> Result<PhaseOutput, Failure> {
     let upstream = Upstream::of(input);
-    let size = input.sealing().proof.sector_size();
+    let size = sector_size(input);
     let path = input.work_unsealed();
     let file = OpenOptions::new()
         .read(true)
@@ -133,7 +141,44 @@ fn add_piece(input: &PhaseInput<'_>) -> Result<PhaseOutput, Failure> {
     Ok(PhaseOutput { output: TaskOutput::PieceAdded { comm_d: CommD(comm_d) }, files })
 }
 
-fn pre_commit_1(input: &PhaseInput<'_>) -> Result<PhaseOutput, Failure> {
+/// Layers are looked for while upstream makes them: it writes each beside and renames it, so that a
+/// layer that has its name is whole.
+fn pre_commit_1(input: &PhaseInput<'_>, progress: &dyn Progress) -> Result<PhaseOutput, Failure> {
+    let layers = NewLayers::beside_those_of(input);
+    let look = |names: &[String]| {
+        progress.report(layers_done(sector_size(input), names));
+        layers.tell(input);
+    };
+    let made = watching(input, look, || label(input))?;
+    // Those of the time since the last look.
+    layers.tell(input);
+    Ok(made)
+}
+
+/// The layers nobody was told of yet.
+struct NewLayers(AtomicU32);
+
+impl NewLayers {
+    /// All that are not there now.
+    fn beside_those_of(input: &PhaseInput<'_>) -> Self {
+        let there = |layer: &u32| input.work.join(input.layer(*layer)).exists();
+        Self(AtomicU32::new((1..).find(|layer| !there(layer)).unwrap_or(1)))
+    }
+
+    /// Tells of those that are whole by now.
+    fn tell(&self, input: &PhaseInput<'_>) {
+        loop {
+            let path = input.layer(self.0.load(Ordering::Relaxed));
+            if !input.work.join(&path).exists() {
+                return;
+            }
+            (input.layer_made)(&made(path));
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn label(input: &PhaseInput<'_>) -> Result<PhaseOutput, Failure> {
     let upstream = Upstream::of(input);
     let comm_d = known_comm_d(input)?;
     let (cache, copy) = (input.work_cache(), input.work_sealed());
@@ -147,7 +192,7 @@ fn pre_commit_1(input: &PhaseInput<'_>) -> Result<PhaseOutput, Failure> {
         upstream.prover_id,
         upstream.sector,
         input.sealing().ticket.0,
-        &[cc_piece(input.sealing().proof.sector_size(), comm_d)?],
+        &[cc_piece(sector_size(input), comm_d)?],
     )
     .map_err(|e| upstream_failure("pre-commit 1", &e))?;
     fs::remove_file(&copy).map_err(|e| io_failure("remove", &copy, &e))?;
@@ -189,7 +234,7 @@ fn throwaway_commit_1(
         input.sealing().ticket.0,
         seed.0,
         replica,
-        &[cc_piece(input.sealing().proof.sector_size(), comm_d)?],
+        &[cc_piece(sector_size(input), comm_d)?],
     )
     .map(drop)
     .map_err(|e| Failure::new(FailureClass::Compute, format!("the new replica does not prove: {e:#}")))
@@ -212,7 +257,7 @@ fn commit_1(input: &PhaseInput<'_>) -> Result<PhaseOutput, Failure> {
         input.sealing().ticket.0,
         seed.0,
         replica,
-        &[cc_piece(input.sealing().proof.sector_size(), comm_d)?],
+        &[cc_piece(sector_size(input), comm_d)?],
     )
     .map_err(|e| upstream_failure("commit 1", &e))?;
     let bytes = write_json(&input.work_cache().join(COMMIT_1_FILE), &output)?;
@@ -316,14 +361,9 @@ fn upstream_failure(what: &str, error: &anyhow::Error) -> Failure {
 /// How often the attempt's files are looked at for progress.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Runs `work` while another thread reports what `fraction` reads from the names in the cache.
-fn watching<T>(
-    input: &PhaseInput<'_>,
-    progress: &dyn Progress,
-    fraction: fn(SectorSize, &[String]) -> f64,
-    work: impl FnOnce() -> T,
-) -> T {
-    let (cache, size) = (input.work_cache(), input.sealing().proof.sector_size());
+/// Runs `work` while another thread has a `look` at the names in the cache.
+fn watching<T>(input: &PhaseInput<'_>, look: impl Fn(&[String]) + Sync, work: impl FnOnce() -> T) -> T {
+    let cache = input.work_cache();
     let ended = (Mutex::new(false), Condvar::new());
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -336,7 +376,10 @@ fn watching<T>(
                     .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
                     .collect();
                 if !*over {
-                    progress.report(fraction(size, &names));
+                    // What it finds may take it long; the work may end meanwhile.
+                    drop(over);
+                    look(&names);
+                    over = ended.0.lock().unwrap_or_else(PoisonError::into_inner);
                 }
             }
         });

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use sealfarm_common::commitment::{CommD, CommR, Digest, Seed};
 use sealfarm_common::failure::Failure;
 use sealfarm_common::job::{JobAsk, Sealing};
+use sealfarm_common::manifest::layer_path;
 use sealfarm_common::sector::{ProverKind, SectorId};
 use sealfarm_common::store::Store;
 use sealfarm_common::task::{Task, TaskOutput};
@@ -34,7 +35,7 @@ impl<F: Fn(f64) + Send + Sync> Progress for F {
 }
 
 /// What a prover gets: the task, the store's finished files, and a directory to write into.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct PhaseInput<'a> {
     /// The task; it carries its job.
     pub task: &'a Task,
@@ -46,6 +47,9 @@ pub struct PhaseInput<'a> {
     pub comm_r: Option<CommR>,
     /// The attempt's directory, laid out as the store is: `unsealed/`, `sealed/`, `cache/<sector>/`.
     pub work: &'a Path,
+    /// Told of each layer of pre-commit 1 that the attempt makes, in order, once its file is whole. Layers
+    /// that were there when it began are proven.
+    pub layer_made: &'a (dyn Fn(&MadeFile) + Sync),
 }
 
 impl PhaseInput<'_> {
@@ -75,6 +79,11 @@ impl PhaseInput<'_> {
     /// Where to write the replica.
     pub fn work_sealed(&self) -> PathBuf {
         self.work.join("sealed").join(self.sector().to_string())
+    }
+
+    /// Where the file of a layer is, or is to be: relative to the attempt's directory.
+    pub fn layer(&self, layer: u32) -> String {
+        layer_path(self.sector(), layer)
     }
 
     /// Where to write files of the cache.

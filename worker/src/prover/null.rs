@@ -28,6 +28,17 @@ const POSEIDON_ARITY: u64 = 8;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NullProver;
 
+/// Writes a layer of pre-commit 1, which [`NullProver`] then finds and leaves as it is.
+pub(crate) fn rehearse_layer(input: &PhaseInput<'_>, layer: u32) -> Result<MadeFile, Failure> {
+    write_file(input, input.layer(layer), input.sealing().proof.sector_size().bytes())
+}
+
+fn write_file(input: &PhaseInput<'_>, path: String, bytes: u64) -> Result<MadeFile, Failure> {
+    let at = input.work.join(&path);
+    let digest = write(&at, bytes, input).map_err(|e| io_failure("write", &at, &e))?;
+    Ok(MadeFile { path, digest })
+}
+
 impl Prover for NullProver {
     fn kind(&self) -> ProverKind {
         ProverKind::Null
@@ -38,13 +49,8 @@ impl Prover for NullProver {
             sector = %input.sector(), phase = %input.task.task, prover = "null", "null prover: nothing is proven"
         );
         let (output, files) = answer(input)?;
-        let mut made = Vec::with_capacity(files.len());
-        for (path, bytes) in files {
-            let at = input.work.join(&path);
-            let digest = write(&at, bytes, input).map_err(|e| io_failure("write", &at, &e))?;
-            made.push(MadeFile { path, digest });
-        }
-        Ok(PhaseOutput { output, files: made })
+        let files = files.into_iter().map(|(path, bytes)| write_file(input, path, bytes));
+        Ok(PhaseOutput { output, files: files.collect::<Result<_, _>>()? })
     }
 }
 
@@ -151,12 +157,19 @@ const fn vanilla_proof_bytes(size: SectorSize) -> u64 {
     }
 }
 
-/// Writes a file of `bytes` bytes; a digest is given for a sparse one, which stands for its bytes.
+/// Writes a file of `bytes` bytes; a digest is given for a sparse one, which stands for its bytes. A file
+/// that is there is a layer's, and the store's too: it is not touched.
 fn write(path: &Path, bytes: u64, input: &PhaseInput<'_>) -> io::Result<Option<Digest>> {
+    let there = path.exists();
     if bytes > WRITTEN_BYTES_MAX {
-        File::create(path)?.set_len(bytes)?;
+        if !there {
+            File::create_new(path)?.set_len(bytes)?;
+        }
         let name = path.file_name().unwrap_or_default().display();
         return Ok(Some(digest_of_bytes(format!("sealfarm null file {name} {bytes}").as_bytes())));
+    }
+    if there {
+        return Ok(None);
     }
     let content = match input.task.task {
         // The data of a CC sector: zeros, as the real prover writes.
