@@ -144,7 +144,8 @@ impl Shared {
                 let text = format!("{} in custody of {}, from {kind} on", job.kind(), self.agent());
                 let line =
                     Line { what: format!("{}.custody", job.kind()), id: format!("custody {}", job.id), text };
-                self.post_line(job, line).await
+                self.post_line(job, line).await;
+                Ok(())
             }
             Ok((Placed::InTheWay, _)) => {
                 self.give_up_flight(job, was_known);
@@ -195,9 +196,11 @@ impl Shared {
                 FailureClass::Infra,
                 format!("not taken in {} deliveries: {reason}", delivery.delivered),
             );
-            if self.finish(job, None, Outcome::Failed(failure)).await.is_ok() {
-                consume::bury(self.hub(), delivery, dead, reason).await;
+            if let Err(error) = self.finish(job, None, Outcome::Failed(failure)).await {
+                // The dead letter tells the miner all the same.
+                tracing::warn!(sector = %job.sector.number, job = %job.id, error, "the failure is not in the outbox");
             }
+            consume::bury(self.hub(), delivery, dead, reason).await;
             return;
         }
         let tried = u32::try_from(delivery.delivered.saturating_sub(1)).unwrap_or(u32::MAX);

@@ -18,7 +18,7 @@ use sealfarm_common::membership::{AgentInfo, FarmInfo, SiteCondition};
 use sealfarm_common::retry::Backoff;
 use sealfarm_common::sector::SectorNumber;
 use sealfarm_common::store::Store;
-use sealfarm_common::task::{Task, TaskKind, WorkerId};
+use sealfarm_common::task::Task;
 use sealfarm_nats::bus::{Bus, BusError, Message};
 use sealfarm_nats::consume::{self, PULL_WAIT, Source};
 use sealfarm_nats::outbox;
@@ -31,15 +31,16 @@ use uuid::Uuid;
 
 mod benching;
 mod gate;
+mod handle;
 mod hearing;
 mod preparing;
 
 use self::gate::{Figures, rounded};
+pub use self::handle::Handle;
 use self::hearing::{answer_joins, follow_progress, heard};
 use self::preparing::prepare;
-use crate::benches::Bench;
-use crate::flights::{Flights, TaskRow};
-use crate::site::{Roster, WorkerRow};
+use crate::flights::Flights;
+use crate::site::Roster;
 
 /// Jobs taken with one pull at most.
 const JOBS_A_PULL: usize = 32;
@@ -101,79 +102,7 @@ impl Driver {
     #[expect(clippy::new_ret_no_self, reason = "the agent is the future; the handle is the way into it")]
     pub fn new(parts: Parts) -> (Handle, impl Future<Output = Result<(), DriverError>> + Send) {
         let shared = Arc::new(Shared::new(parts));
-        (Handle(shared.clone()), run(shared))
-    }
-}
-
-/// The way into a running agent. Cheap to clone.
-#[derive(Clone)]
-pub struct Handle(Arc<Shared>);
-
-impl Handle {
-    /// What the agent says of itself; changes as workers come and go and the store fills.
-    pub fn info(&self) -> watch::Receiver<AgentInfo> {
-        self.0.info.subscribe()
-    }
-
-    /// Waits until the site's streams stand and workers are answered; `false` where it stopped before.
-    pub async fn ready(&self) -> bool {
-        self.0.ready.subscribe().wait_for(|ready| *ready).await.is_ok()
-    }
-
-    /// The workers heard of lately.
-    pub fn workers(&self) -> Vec<WorkerRow> {
-        self.0.state().roster.rows(self.0.clock.now())
-    }
-
-    /// Lifts what a worker is benched for, one kind or all; gives the kinds.
-    pub fn unbench(&self, worker: &WorkerId, task: Option<TaskKind>) -> Vec<TaskKind> {
-        self.0.unbench(worker, task)
-    }
-
-    /// The benches that hold.
-    pub fn benches(&self) -> Vec<Bench> {
-        self.0.state().roster.benches().active(self.0.clock.now()).cloned().collect()
-    }
-
-    /// The tasks of the site, queued and running.
-    pub fn tasks(&self) -> Vec<TaskRow> {
-        let (state, now) = (self.0.state(), self.0.clock.now());
-        let mut rows = state.flights.rows();
-        for row in rows.iter_mut().filter(|row| row.worker.is_none()) {
-            row.waits_for = state.roster.nobody_takes(row.task, now);
-        }
-        rows
-    }
-
-    /// Jobs in custody.
-    pub fn jobs_in_custody(&self) -> usize {
-        self.0.state().flights.count()
-    }
-
-    /// Jobs and results that were of no use any more, since the start.
-    pub fn dropped(&self) -> u64 {
-        self.0.dropped.load(Ordering::Relaxed)
-    }
-
-    /// The farm's facts.
-    pub fn farm(&self) -> &FarmInfo {
-        &self.0.farm
-    }
-
-    /// The site's store.
-    pub fn store(&self) -> &Store {
-        &self.0.store
-    }
-
-    /// With `true`, no further sector is begun; what is here is finished.
-    pub fn drain(&self, draining: bool) {
-        self.0.state().draining = draining;
-        self.0.refresh();
-    }
-
-    /// Takes nothing new and ends after what is in hand.
-    pub fn stop(&self) {
-        self.0.stop.cancel();
+        (Handle::new(shared.clone()), run(shared))
     }
 }
 
@@ -201,6 +130,7 @@ pub(crate) struct Shared {
     /// Counts the jobs that have left the site's custody, for those who wait for a place.
     freed: watch::Sender<u64>,
     dropped: AtomicU64,
+    lines_dropped: AtomicU64,
 }
 
 impl Shared {
@@ -239,6 +169,7 @@ impl Shared {
             stop: CancellationToken::new(),
             freed: watch::Sender::new(0),
             dropped: AtomicU64::new(0),
+            lines_dropped: AtomicU64::new(0),
         }
     }
 
@@ -323,9 +254,26 @@ impl Shared {
         self.end_flight(job.id);
     }
 
-    /// Puts a message for the hub into the outbox.
+    /// Puts a result for the hub into the outbox.
     pub(crate) async fn post(&self, message: Message) -> Result<(), String> {
         outbox::post(self.site_bus(), &self.site, message).await.map(drop).map_err(|e| e.to_string())
+    }
+
+    /// Puts a line of a history for the hub where it waits. What is dropped for it is counted, and said
+    /// whenever twice as many are.
+    pub(crate) async fn store_line(&self, message: Message) -> Result<(), String> {
+        let magnitude = || self.lines_dropped.load(Ordering::Relaxed).checked_ilog2();
+        let before = magnitude();
+        let posted = outbox::post_line(self.site_bus(), &self.site, message, &self.lines_dropped).await;
+        if magnitude() != before {
+            let dropped = self.lines_dropped.load(Ordering::Relaxed);
+            tracing::warn!(
+                dropped,
+                stream = self.site.history_stream(),
+                "lines of sectors' histories dropped: there is no room for them until the hub takes some"
+            );
+        }
+        posted.map_err(|error| error.to_string())
     }
 }
 

@@ -64,16 +64,18 @@ impl Shared {
         if delivery.delivered <= 1 {
             self.log_result(result);
         }
-        self.post_line(job, plan::line(result)).await?;
-        match follow {
-            Follow::Publish { task, anew } => self.publish_next(*task, anew).await,
+        let again = match follow {
+            Follow::Publish { task, anew } => self.publish_next(*task, anew).await?,
             Follow::Report(outcome) => {
                 self.finish(job, manifest.as_ref(), outcome).await?;
-                Ok(None)
+                None
             }
-            Follow::Wait(delay) => Ok(Some(delay)),
-            Follow::Drop(_) => Ok(None),
-        }
+            Follow::Wait(delay) => Some(delay),
+            Follow::Drop(_) => None,
+        };
+        // The next phase is on its way: it waits for no line.
+        self.post_line(job, plan::line(result)).await;
+        Ok(again)
     }
 
     /// What a failure says about its worker or about the store.
@@ -118,14 +120,20 @@ impl Shared {
         }
     }
 
-    /// Posts a line of a sector's history to the outbox.
-    pub(crate) async fn post_line(&self, job: &Job, line: Line) -> Result<(), String> {
+    /// Posts a line of a sector's history for the hub. One that cannot be stored is counted, and no work
+    /// waits for it.
+    pub(crate) async fn post_line(&self, job: &Job, line: Line) {
         let event = SectorEvent { at: self.now(), text: line.text };
         let source = Source::Agent(self.agent());
-        let message = wire::event_message(source, job.sector, &line.what, &line.id, &event)
-            .map_err(|e| e.to_string())?;
-        self.post(message).await?;
-        self.crash().pass("agent.line.posted");
-        Ok(())
+        let posted = match wire::event_message(source, job.sector, &line.what, &line.id, &event) {
+            Ok(message) => self.store_line(message).await,
+            Err(error) => Err(error.to_string()),
+        };
+        match posted {
+            Ok(()) => self.crash().pass("agent.line.posted"),
+            Err(reason) => {
+                tracing::debug!(sector = %job.sector.number, reason, "a line of its history is lost");
+            }
+        }
     }
 }

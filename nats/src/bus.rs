@@ -115,6 +115,14 @@ pub enum BusError {
         /// What the server said.
         reason: String,
     },
+    /// The server is out of disk, memory or another resource, or not ready: it is tried on.
+    #[error("{action}: NATS cannot take it now: {reason}")]
+    NotNow {
+        /// What was tried.
+        action: String,
+        /// What the server said.
+        reason: String,
+    },
     /// The server does not let this user have the subject. Whoever gives the process the right
     /// credentials mends it, so it is tried on.
     #[error(
@@ -232,6 +240,11 @@ impl Delivery {
     }
 }
 
+/// How many messages [`Bus::shed`] takes out of a stream that holds `messages`.
+pub fn shed_of(messages: u64, share: u64) -> u64 {
+    (messages / share.max(1)).max(1).min(messages)
+}
+
 /// One NATS account's messaging, as far as the farm uses it.
 ///
 /// Every method has a bound on its wait and fails with [`BusError::Unavailable`] after it.
@@ -278,6 +291,10 @@ pub trait Bus: Send + Sync {
     /// Takes back the messages a stream stores under a subject pattern, also those in somebody's hand;
     /// answers how many there were. Whoever has one in hand may still act on it.
     async fn withdraw(&self, stream: &str, pattern: &str) -> Result<u64, BusError>;
+
+    /// Takes the oldest messages out of a stream, also those in somebody's hand: one of every `share` that
+    /// it holds, and at least one of those that are there. Answers how many there were.
+    async fn shed(&self, stream: &str, share: u64) -> Result<u64, BusError>;
 
     /// Reads an entry.
     async fn entry(&self, bucket: &str, key: &str) -> Result<Option<Entry>, BusError>;

@@ -1,6 +1,7 @@
 //! The bus on a real NATS server.
 
 mod delivery;
+mod publish;
 mod room;
 
 use std::collections::HashMap;
@@ -9,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer};
-use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::kv;
 use async_nats::jetstream::stream::{
     Config as StreamConfig, DirectGetErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
@@ -24,7 +24,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use self::delivery::{delivery, from_nats};
-use crate::bus::{Bus, BusError, Delivery, Entry, Headers, Message, Published, REPLY_TO};
+use crate::bus::{Bus, BusError, Delivery, Entry, Headers, Message, Published, REPLY_TO, shed_of};
 use crate::connect::Client;
 use crate::pull::{self, Request};
 use crate::streams::{BucketSpec, ConsumerSpec, Keep, StreamSpec};
@@ -109,40 +109,6 @@ impl JetStreamBus {
     ) -> Result<T, BusError> {
         let about = |subject: &str| subject.starts_with("$JS.API.") && subject.contains(stream);
         unless_denied(&self.client, action, about, work).await
-    }
-
-    async fn store(&self, action: &str, message: Message) -> Result<Published, BusError> {
-        let sent = self
-            .context
-            .publish_with_headers(message.subject.clone(), header_map(&message.headers), message.payload)
-            .await
-            .map_err(|e| unavailable(action, e))?;
-        match sent.await {
-            Ok(ack) if ack.duplicate => Ok(Published::Duplicate),
-            Ok(ack) => Ok(Published::Stored(ack.sequence)),
-            Err(error) => {
-                let text =
-                    std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-                if text.contains("maximum messages per subject exceeded") {
-                    Ok(Published::AlreadyQueued)
-                } else if text.contains("maximum messages exceeded")
-                    || text.contains("maximum bytes exceeded")
-                {
-                    Err(BusError::Full { subject: message.subject, reason: text })
-                } else {
-                    Err(match error.kind() {
-                        PublishErrorKind::StreamNotFound => BusError::Missing {
-                            what: format!("a stream for {}", message.subject),
-                            reason: text,
-                        },
-                        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => {
-                            unavailable(action, text)
-                        }
-                        _ => refused(action, text),
-                    })
-                }
-            }
-        }
     }
 
     async fn bucket(&self, name: &str) -> Result<kv::Store, BusError> {
@@ -429,6 +395,24 @@ impl Bus for JetStreamBus {
         let purge = format!("$JS.API.STREAM.PURGE.{stream}");
         let purged = unless_denied(&self.client, &action, |refused| refused == purge, purged).await?;
         Ok(purged.purged)
+    }
+
+    async fn shed(&self, stream: &str, share: u64) -> Result<u64, BusError> {
+        let action = format!("take the oldest messages out of stream {stream}");
+        let work = Box::pin(async {
+            let handle = self.context.get_stream(stream).await.map_err(|e| unavailable(&action, e))?;
+            let state = &handle.cached_info().state;
+            let most = shed_of(state.messages, share);
+            if most == 0 {
+                return Ok(0);
+            }
+            // Under a filter the server counts what it keeps; without one it goes by sequence, and those of
+            // a queue have gaps where something was acknowledged.
+            let all = handle.cached_info().config.subjects.first().cloned().unwrap_or_default();
+            let purge = handle.purge().filter(all).keep(state.messages - most);
+            Ok(bounded(&action, purge.into_future()).await?.purged)
+        });
+        self.ask_api(&action, stream, work).await
     }
 
     async fn entry(&self, bucket: &str, key: &str) -> Result<Option<Entry>, BusError> {

@@ -16,12 +16,13 @@
 //! | `<m>-results` | [`RESULTS_BYTES`]: 3 results, for 30 days | 256 MiB | the oldest go |
 //! | `<m>-jobs` | [`QUEUED_BYTES`]: one job | 64 MiB | jobs wait at the miner |
 //! | `<m>-dead` | none, in order | 64 MiB | the oldest go |
-//! | `<a>-outbox` | [`OUTBOX_BYTES`]: 12 messages, while the hub is away | 256 MiB | results wait at the site |
+//! | `<a>-outbox` | [`OUTBOX_BYTES`]: 3 results, while the hub is away | 256 MiB | results wait at the site |
+//! | `<a>-history` | [`LINES_BYTES`]: 9 lines, while the hub is away | 64 MiB | the oldest go, counted |
 //! | `<a>-tasks` | [`QUEUED_BYTES`]: one task | 64 MiB | jobs wait at the hub |
 //! | `<a>-results` | [`QUEUED_BYTES`]: one result | 64 MiB | results wait at the workers |
 //! | `<a>-dead` | none, in order | 64 MiB | the oldest go |
 //!
-//! Together 1.6 GiB at the hub and 448 MiB at a site. A test holds what a sector really leaves there
+//! Together 1.6 GiB at the hub and 512 MiB at a site. A test holds what a sector really leaves there
 //! against these figures. A limit that an operator raises (`nats stream edit --max-bytes`) stays.
 
 use std::time::Duration;
@@ -112,8 +113,10 @@ pub const EVENTS_BYTES: i64 = 8 << 10;
 pub const RESULTS_BYTES: i64 = 8 << 10;
 /// Bytes that one sector has in a queue: it has one job, task or result at a time.
 pub const QUEUED_BYTES: i64 = 2 << 10;
-/// Bytes that one sector leaves in the outbox of a site that is cut off.
+/// Bytes that one sector's results take in the outbox of a site that is cut off.
 pub const OUTBOX_BYTES: i64 = 8 << 10;
+/// Bytes that are kept for the lines of one sector's history at a site that is cut off.
+pub const LINES_BYTES: i64 = 2 << 10;
 
 /// Dead letters: a thousand of the largest payloads.
 const DEAD_BYTES: i64 = 64 << 20;
@@ -224,15 +227,23 @@ pub fn site_streams(agent: &AgentId) -> Vec<StreamSpec> {
     results.one_a_subject = false;
     let mut outbox = work_queue(
         site.outbox_stream(),
-        "results and events waiting for the hub",
+        "results waiting for the hub",
         site.outbox_all(),
         SECTORS * OUTBOX_BYTES,
     );
     outbox.one_a_subject = false;
+    let mut lines = work_queue(
+        site.history_stream(),
+        "lines of sectors' histories waiting for the hub; the oldest go where it is full",
+        site.history_all(),
+        SECTORS * LINES_BYTES,
+    );
+    lines.one_a_subject = false;
     vec![
         work_queue(site.tasks_stream(), "tasks, agent to workers", site.tasks(), SECTORS * QUEUED_BYTES),
         results,
         outbox,
+        lines,
         history(
             site.dead_stream(),
             "what nobody here could use, reason in the headers",
@@ -249,12 +260,13 @@ fn durable_unlimited(stream: String, name: &str, filter: String) -> ConsumerSpec
     ConsumerSpec { deliver_max: -1, ..durable(stream, name, filter) }
 }
 
-/// A site's consumers: one for each task kind (the worker queue groups), and the agent's own two.
+/// A site's consumers: one for each task kind (the worker queue groups), and the agent's own three.
 pub fn site_consumers(agent: &AgentId) -> Vec<ConsumerSpec> {
     let site = Site(agent.clone());
     let mut consumers: Vec<_> = TaskKind::ALL.into_iter().map(|kind| task_consumer(&site, kind)).collect();
     consumers.push(durable_unlimited(site.results_stream(), site.results_consumer(), site.results()));
     consumers.push(durable_unlimited(site.outbox_stream(), site.outbox_consumer(), site.outbox_all()));
+    consumers.push(durable_unlimited(site.history_stream(), site.outbox_consumer(), site.history_all()));
     consumers
 }
 
@@ -272,11 +284,11 @@ mod tests {
     }
 
     #[test]
-    fn a_hub_sets_aside_less_than_two_gibibytes_and_a_site_less_than_half_of_one() {
+    fn a_hub_sets_aside_less_than_two_gibibytes_and_a_site_half_of_one() {
         let miner = MinerId(1000);
         assert_eq!(mebibytes(&hub_streams(miner)), 640);
         assert_eq!(sectors_bucket(miner).bytes_max >> 20, 1024);
         let agent = "site-1".parse().unwrap();
-        assert_eq!(mebibytes(&site_streams(&agent)), 448);
+        assert_eq!(mebibytes(&site_streams(&agent)), 512);
     }
 }

@@ -143,9 +143,14 @@ impl Site {
         format!("{}-results", self.0)
     }
 
-    /// What waits for the hub.
+    /// Results that wait for the hub.
     pub fn outbox_stream(&self) -> String {
         format!("{}-outbox", self.0)
+    }
+
+    /// Lines of sectors' histories that wait for the hub.
+    pub fn history_stream(&self) -> String {
+        format!("{}-history", self.0)
     }
 
     /// What no worker or agent of the site could use.
@@ -158,7 +163,7 @@ impl Site {
         "agent"
     }
 
-    /// The agent's consumer on the outbox.
+    /// The agent's consumer on the outbox, and on the history stream.
     pub fn outbox_consumer(&self) -> &'static str {
         "hub"
     }
@@ -188,19 +193,40 @@ impl Site {
         format!("site.{}.result.>", self.0)
     }
 
-    /// Where a message for the hub's `subject` waits.
+    /// Where a result for the hub's `subject` waits.
     pub fn outbox(&self, subject: &str) -> String {
         format!("site.{}.outbox.{subject}", self.0)
     }
 
-    /// The hub's subject of an outbox message.
-    pub fn hub_subject<'a>(&self, outbox_subject: &'a str) -> Option<&'a str> {
-        outbox_subject.strip_prefix("site.")?.strip_prefix(self.0.as_str())?.strip_prefix(".outbox.")
+    /// Where a line of a history for the hub's `subject` waits.
+    pub fn history(&self, subject: &str) -> String {
+        format!("site.{}.history.{subject}", self.0)
+    }
+
+    /// The hub's subject of a message that waits for it.
+    pub fn hub_subject<'a>(&self, waiting: &'a str) -> Option<&'a str> {
+        let rest = waiting.strip_prefix("site.")?.strip_prefix(self.0.as_str())?;
+        rest.strip_prefix(".outbox.").or_else(|| rest.strip_prefix(".history."))
+    }
+
+    /// Whether the hub lets this site's agent publish under one of its subjects: its own results and events.
+    pub fn speaks_for(&self, hub_subject: &str) -> bool {
+        let mut tokens = hub_subject.splitn(5, '.');
+        tokens.next() == Some("seal")
+            && tokens.next().is_some()
+            && matches!(tokens.next(), Some("result" | "event"))
+            && tokens.next() == Some(self.0.as_str())
+            && tokens.next().is_some()
     }
 
     /// All outbox messages.
     pub fn outbox_all(&self) -> String {
         format!("site.{}.outbox.>", self.0)
+    }
+
+    /// All lines that wait for the hub.
+    pub fn history_all(&self) -> String {
+        format!("site.{}.history.>", self.0)
     }
 
     /// A dead letter that came from `stream`.
@@ -266,7 +292,12 @@ mod tests {
         assert_eq!(subject, "seal.t01000.result.site-1.pre-commit.42");
         let site = Site(agent);
         assert_eq!(site.hub_subject(&site.outbox(&subject)), Some(subject.as_str()));
+        assert_eq!(site.hub_subject(&site.history(&subject)), Some(subject.as_str()));
         assert_eq!(site.hub_subject("site.other.outbox.x"), None);
+        assert!(site.speaks_for(&subject));
+        for foreign in ["seal.t01000.result.site-2.pre-commit.42", "seal.t01000.job.site-1.commit.42", "x"] {
+            assert!(!site.speaks_for(foreign), "{foreign}");
+        }
         assert_eq!(sector_of(&subject), Some(SectorNumber(42)));
     }
 }

@@ -85,6 +85,7 @@ pub async fn suite(bus: Arc<dyn Bus>, prefix: &str) -> Result<()> {
             "what is withdrawn never comes and leaves its place",
             Box::pin(storing::what_is_withdrawn_never_comes_and_leaves_its_place(bench())),
         ),
+        ("the oldest are shed", Box::pin(storing::the_oldest_are_shed(bench()))),
         (
             "headers and payload arrive unchanged",
             Box::pin(storing::headers_and_payload_arrive_unchanged(bench())),

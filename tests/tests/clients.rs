@@ -92,7 +92,7 @@ fn jobs_backlogs_and_records_are_seen_with_nats_py_while_sectors_are_sealed() {
         assert!(names(&at_hub, "name").contains(&name), "{name} is not in {at_hub}");
     }
     let at_site = looked.at_site(&["streams"]).unwrap();
-    for name in ["site-1-dead", "site-1-outbox", "site-1-results", "site-1-tasks"] {
+    for name in ["site-1-dead", "site-1-history", "site-1-outbox", "site-1-results", "site-1-tasks"] {
         assert!(names(&at_site, "name").contains(&name), "{name} is not in {at_site}");
     }
     let look = ["watch", "t01000-sectors", "Proving", "3"];

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use sealfarm_common::task::TaskKind;
 use sealfarm_tests::sim::{FarmPlan, SimFarm};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -124,6 +125,24 @@ fn a_site_that_is_cut_off_goes_on_sealing_and_reports_when_the_link_is_back() {
         tokio::time::sleep(HOUR).await;
         anyhow::ensure!(state(farm, "PreCommitting")?, "nothing arrived meanwhile");
         farm.set_cut(0, false);
+        farm.until_proving(HOUR).await?;
+        farm.check().await
+    });
+}
+
+#[test]
+fn a_hub_out_of_resources_and_a_site_without_room_for_lines_hold_up_no_phase_and_lose_no_result() {
+    simulate(FarmPlan { agents: 1, ..FarmPlan::CALM }, async |farm| {
+        farm.pledge(3, HOUR).await?;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        farm.bound_history(0, 2)?;
+        farm.exhaust_hub(true);
+        farm.until(HOUR, "every replica is made", |farm| Ok(farm.recorded(0, TaskKind::PreCommit2)? == 3))
+            .await?;
+        tokio::time::sleep(HOUR).await;
+        let records = farm.records()?;
+        anyhow::ensure!(records.iter().all(|record| record.state.name() == "PreCommitting"), "{records:?}");
+        farm.exhaust_hub(false);
         farm.until_proving(HOUR).await?;
         farm.check().await
     });

@@ -353,10 +353,31 @@ impl Farm {
     /// # Errors
     /// When the agent does not answer.
     pub fn tasks(&self, site: &SiteOfFarm) -> Result<Vec<TaskRow>> {
-        let mut command = site.command("sealfarm-agent")?;
-        command.arg("--repo").arg(&site.repo).args(["tasks", "list", "--json"]);
-        let text = commands::read(&mut command, COMMAND_LIMIT)?.success()?;
+        let text = Self::ask_agent(site, &["tasks", "list", "--json"])?.success()?;
         serde_json::from_str(&text).context("an unexpected list of tasks")
+    }
+
+    /// Runs a command of an agent's command line to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not end in time.
+    pub fn agent_command(&self, site: usize, arguments: &[&str]) -> Result<Finished> {
+        Self::ask_agent(&self.sites[site], arguments)
+    }
+
+    fn ask_agent(site: &SiteOfFarm, arguments: &[&str]) -> Result<Finished> {
+        let mut command = site.command("sealfarm-agent")?;
+        command.arg("--repo").arg(&site.repo).args(arguments);
+        commands::read(&mut command, COMMAND_LIMIT)
+    }
+
+    /// The same with `--json`, read.
+    ///
+    /// # Errors
+    /// When it fails, or prints something else.
+    pub fn agent_json(&self, site: usize, arguments: &[&str]) -> Result<Value> {
+        let text = self.agent_command(site, &[arguments, &["--json"]].concat())?.success()?;
+        serde_json::from_str(&text).with_context(|| format!("sealfarm-agent {arguments:?} printed no JSON"))
     }
 
     /// Bytes the hub counted on an agent's connection: to the hub, and from it, everything included.

@@ -56,6 +56,8 @@ pub struct Overview {
     pub jobs_in_custody: usize,
     /// Jobs and results that were outdated, since the start.
     pub dropped: u64,
+    /// Lines of sectors' histories for which there was no room, since the start: the hub never hears them.
+    pub lines_dropped: u64,
 }
 
 /// A sector in the store.
@@ -135,6 +137,7 @@ fn overview(handle: &Handle) -> Overview {
         store: handle.store().root().display().to_string(),
         jobs_in_custody: handle.jobs_in_custody(),
         dropped: handle.dropped(),
+        lines_dropped: handle.lines_dropped(),
     }
 }
 

@@ -37,6 +37,7 @@ pub(super) async fn info(repo: &Path, json: bool) -> Result<(), ExitError> {
         if agent.draining { ", draining" } else { "" }
     );
     sealfarm_common::outln!("outdated: {} dropped", overview.dropped);
+    sealfarm_common::outln!("history:  {} lines dropped for want of room", overview.lines_dropped);
     Ok(())
 }
 

@@ -121,6 +121,8 @@ pub struct SiteFigures {
     pub jobs_in_custody: usize,
     /// Jobs and results that were outdated, since the start.
     pub dropped: u64,
+    /// Lines of sectors' histories for which there was no room, since the start.
+    pub lines_dropped: u64,
     /// Bytes free in the store.
     pub free_store_bytes: u64,
     /// Workers that take a task kind.
@@ -148,6 +150,12 @@ impl SiteFigures {
             "agent_dropped",
             "Jobs and results that were outdated, since the start",
             [(vec![], self.dropped)],
+        );
+        counter(
+            &mut registry,
+            "history_lines_dropped",
+            "Lines of sectors' histories for which there was no room, since the start",
+            [(vec![], self.lines_dropped)],
         );
         gauge(
             &mut registry,
@@ -264,6 +272,7 @@ mod tests {
             "sealfarm_workers{task=\"finalize\"} 0",
             "sealfarm_store_free_bytes{} 42",
             "sealfarm_agent_dropped_total{} 0",
+            "sealfarm_history_lines_dropped_total{} 0",
             "sealfarm_jobs_in_custody{} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "`{line}` is not in\n{text}");

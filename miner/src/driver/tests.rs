@@ -162,6 +162,9 @@ impl Bus for MemoryBus {
         self.inner.lock().unwrap().withdrawn.push(pattern.to_owned());
         Ok(0)
     }
+    async fn shed(&self, _stream: &str, _share: u64) -> Result<u64, BusError> {
+        Ok(0)
+    }
     async fn entry(&self, _bucket: &str, key: &str) -> Result<Option<Entry>, BusError> {
         let inner = self.inner.lock().unwrap();
         Ok(inner.entries.get(key).map(|(value, revision)| Entry {

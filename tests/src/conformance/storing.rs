@@ -154,3 +154,21 @@ pub(super) async fn what_is_withdrawn_never_comes_and_leaves_its_place(b: Bench)
     let _ = in_hand.ack().await;
     b.expect_stored(&["stays.1", "in-hand.1"]).await
 }
+
+pub(super) async fn the_oldest_are_shed(b: Bench) -> Result<()> {
+    b.set_up(b.queue(), b.consumer("c")).await?;
+    let stream = format!("{}-stream", b.name);
+    ensure!(b.bus.shed(&stream, 4).await? == 0, "there is nothing");
+    for number in 0..10 {
+        b.publish(&number.to_string(), "").await?;
+    }
+    // What is acknowledged leaves gaps; what is in hand counts.
+    let taken = b.pull(8, PATIENCE).await?;
+    for delivery in [&taken[1], &taken[4]] {
+        delivery.ack().await?;
+    }
+    ensure!(b.bus.shed(&stream, 4).await? == 2);
+    b.expect_stored(&["3", "5", "6", "7", "8", "9"]).await?;
+    ensure!(b.bus.shed(&stream, 100).await? == 1, "at least one");
+    b.expect_stored(&["5", "6", "7", "8", "9"]).await
+}

@@ -287,18 +287,20 @@ impl Faulty {
             .context("the miner does not know the agent")
     }
 
-    /// Messages in a site's outbox.
+    /// Results and lines of histories that wait at a site for the hub.
     ///
     /// # Errors
     /// When the site's server does not answer.
     pub fn outbox(&self, site: usize) -> Result<u64> {
         let site = &self.farm.sites[site];
         let page = site.nats.monitor("/jsz?accounts=true&streams=true")?;
-        let name = format!("{}-outbox", site.id);
+        let names = ["outbox", "history"].map(|name| format!("{}-{name}", site.id));
         let accounts = page["account_details"].as_array().into_iter().flatten();
         let streams = accounts.filter_map(|account| account["stream_detail"].as_array()).flatten();
-        let mut outbox = streams.filter(|stream| stream["name"] == name.as_str());
-        outbox.find_map(|stream| stream["state"]["messages"].as_u64()).context("no outbox")
+        let owed = streams.filter(|stream| names.iter().any(|name| stream["name"] == name.as_str()));
+        let waiting: Vec<u64> = owed.filter_map(|stream| stream["state"]["messages"].as_u64()).collect();
+        ensure!(waiting.len() == names.len(), "no outbox");
+        Ok(waiting.iter().sum())
     }
 
     /// The miner's messaging.

@@ -238,6 +238,11 @@ impl Bus for SimBus {
         self.link.carry(&format!("withdraw {pattern} from stream {stream}"), operation).await
     }
 
+    async fn shed(&self, stream: &str, share: u64) -> Result<u64, BusError> {
+        let operation = async { Ok(self.server.lock().stream(stream)?.shed(share)) };
+        self.link.carry(&format!("shed the oldest of stream {stream}"), operation).await
+    }
+
     async fn entry(&self, bucket: &str, key: &str) -> Result<Option<Entry>, BusError> {
         let operation = async { Ok(self.server.lock().bucket(bucket)?.entry(key)) };
         self.link.carry(&format!("read {bucket}/{key}"), operation).await

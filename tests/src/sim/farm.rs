@@ -103,6 +103,7 @@ pub struct SimFarm {
     dice: StdRng,
     crashes_left: u32,
     restarts: u32,
+    pub(super) hub_refused: bool,
     links: Vec<Arc<Link>>,
     clock: Clock,
     members: watch::Sender<Members>,
@@ -156,6 +157,7 @@ impl SimFarm {
             dice: StdRng::seed_from_u64(plan.rng_seed),
             crashes_left: plan.crashes,
             restarts: 0,
+            hub_refused: false,
             links: Vec::new(),
             clock,
             members: watch::Sender::new(Members::default()),
@@ -370,6 +372,30 @@ impl SimFarm {
     /// Cuts a site off from the hub, or mends that.
     pub fn set_cut(&self, site: usize, cut: bool) {
         self.sites[site].hub_links.iter().for_each(|link| link.set_cut(cut));
+    }
+
+    /// The hub has no disk left for messages, or has some again. What it refuses crosses the WAN more often.
+    pub fn exhaust_hub(&mut self, exhausted: bool) {
+        self.hub_refused = true;
+        self.hub.set_exhausted(exhausted);
+    }
+
+    /// Leaves a site room for so many lines of histories that wait for the hub.
+    ///
+    /// # Errors
+    /// When its agent has made no streams yet.
+    pub fn bound_history(&self, site: usize, lines: i64) -> Result<()> {
+        let SimSite { agent, server, .. } = &self.sites[site];
+        Ok(server.bound(&Site(agent.clone()).history_stream(), lines)?)
+    }
+
+    /// Sectors of a site whose phase `kind` is recorded.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn recorded(&self, site: usize, kind: TaskKind) -> Result<usize> {
+        let manifests = self.sites[site].store.manifests()?;
+        Ok(manifests.iter().filter(|manifest| manifest.phases.contains_key(&kind)).count())
     }
 
     /// Pledges until so many sectors have records, whatever dies meanwhile.

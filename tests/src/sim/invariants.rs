@@ -35,7 +35,7 @@ impl SimFarm {
             .await?;
         let dead = self.dead_letters();
         ensure!(dead.is_empty(), "on dead streams: {dead:?}");
-        if !self.plan.poor_links && self.restarts() == 0 {
+        if !self.plan.poor_links && !self.hub_refused && self.restarts() == 0 {
             self.check_wan()?;
         }
         ensure!(
@@ -112,8 +112,9 @@ impl SimFarm {
         for site in &self.sites {
             let names = Site(site.agent.clone());
             let mut messages = site.server.messages();
-            for stream in [names.tasks_stream(), names.results_stream(), names.outbox_stream()] {
-                queued.extend(messages.remove(&stream).unwrap_or_default());
+            let owed = [names.outbox_stream(), names.history_stream()];
+            for stream in [names.tasks_stream(), names.results_stream()].iter().chain(&owed) {
+                queued.extend(messages.remove(stream).unwrap_or_default());
             }
         }
         queued

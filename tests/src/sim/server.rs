@@ -29,6 +29,7 @@ pub(super) struct State {
     pub(super) streams: BTreeMap<String, Stream>,
     pub(super) buckets: BTreeMap<String, Bucket>,
     listeners: Vec<Listener>,
+    exhausted: bool,
 }
 
 pub(super) struct Listener {
@@ -71,6 +72,22 @@ impl SimServer {
     /// Every put into a bucket, oldest first.
     pub fn puts(&self, bucket: &str) -> Vec<Entry> {
         self.lock().buckets.get(bucket).map_or_else(Vec::new, |bucket| bucket.puts.clone())
+    }
+
+    /// Has no disk left for what streams are to store, or has some again.
+    pub fn set_exhausted(&self, exhausted: bool) {
+        self.lock().exhausted = exhausted;
+    }
+
+    /// Bounds a stream to so many messages, until its owner says otherwise.
+    ///
+    /// # Errors
+    /// When there is no such stream.
+    pub fn bound(&self, stream: &str, messages_max: i64) -> Result<(), BusError> {
+        let mut state = self.lock();
+        let stream = state.stream(stream)?;
+        let spec = StreamSpec { messages_max, ..stream.spec().clone() };
+        stream.update(&spec)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -131,6 +148,10 @@ impl State {
         let takes =
             |stream: &Stream| stream.spec().subjects.iter().any(|p| stream::matches(p, &message.subject));
         match self.streams.values_mut().find(|stream| takes(stream)) {
+            Some(_) if self.exhausted => Err(BusError::NotNow {
+                action: format!("publish to {}", message.subject),
+                reason: "insufficient resources".to_owned(),
+            }),
             Some(stream) => stream.publish(message, now),
             None => Err(missing(format!("a stream for {}", message.subject))),
         }

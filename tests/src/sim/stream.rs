@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sealfarm_nats::bus::{BusError, Message, Published};
+use sealfarm_nats::bus::{BusError, Message, Published, shed_of};
 use sealfarm_nats::streams::{ConsumerSpec, Keep, StreamSpec};
 use sealfarm_nats::wire::MESSAGE_ID;
 use tokio::time::Instant;
@@ -266,6 +266,15 @@ impl Stream {
         let found: Vec<u64> = self.messages.iter().filter_map(of_pattern).collect();
         found.iter().for_each(|sequence| self.remove(*sequence));
         found.len() as u64
+    }
+
+    /// Removes the oldest, one of every `share` and at least one; tells how many.
+    pub(super) fn shed(&mut self, share: u64) -> u64 {
+        let most = shed_of(self.messages.len() as u64, share);
+        let oldest: Vec<u64> =
+            self.messages.keys().copied().take(usize::try_from(most).unwrap_or(usize::MAX)).collect();
+        oldest.iter().for_each(|sequence| self.remove(*sequence));
+        oldest.len() as u64
     }
 
     /// The messages stored under a subject pattern, oldest first.

@@ -147,6 +147,9 @@ impl Bus for Bench {
     async fn withdraw(&self, _: &str, _: &str) -> Result<u64, BusError> {
         absent()
     }
+    async fn shed(&self, _: &str, _: u64) -> Result<u64, BusError> {
+        absent()
+    }
     async fn entry(&self, _: &str, _: &str) -> Result<Option<Entry>, BusError> {
         absent()
     }

@@ -1,0 +1,95 @@
+//! The way into a running agent.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use sealfarm_common::membership::{AgentInfo, FarmInfo};
+use sealfarm_common::store::Store;
+use sealfarm_common::task::{TaskKind, WorkerId};
+use tokio::sync::watch;
+
+use super::Shared;
+use crate::benches::Bench;
+use crate::flights::TaskRow;
+use crate::site::WorkerRow;
+
+/// The way into a running agent. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle(Arc<Shared>);
+
+impl Handle {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
+    /// What the agent says of itself; changes as workers come and go and the store fills.
+    pub fn info(&self) -> watch::Receiver<AgentInfo> {
+        self.0.info.subscribe()
+    }
+
+    /// Waits until the site's streams stand and workers are answered; `false` where it stopped before.
+    pub async fn ready(&self) -> bool {
+        self.0.ready.subscribe().wait_for(|ready| *ready).await.is_ok()
+    }
+
+    /// The workers heard of lately.
+    pub fn workers(&self) -> Vec<WorkerRow> {
+        self.0.state().roster.rows(self.0.clock.now())
+    }
+
+    /// Lifts what a worker is benched for, one kind or all; gives the kinds.
+    pub fn unbench(&self, worker: &WorkerId, task: Option<TaskKind>) -> Vec<TaskKind> {
+        self.0.unbench(worker, task)
+    }
+
+    /// The benches that hold.
+    pub fn benches(&self) -> Vec<Bench> {
+        self.0.state().roster.benches().active(self.0.clock.now()).cloned().collect()
+    }
+
+    /// The tasks of the site, queued and running.
+    pub fn tasks(&self) -> Vec<TaskRow> {
+        let (state, now) = (self.0.state(), self.0.clock.now());
+        let mut rows = state.flights.rows();
+        for row in rows.iter_mut().filter(|row| row.worker.is_none()) {
+            row.waits_for = state.roster.nobody_takes(row.task, now);
+        }
+        rows
+    }
+
+    /// Jobs in custody.
+    pub fn jobs_in_custody(&self) -> usize {
+        self.0.state().flights.count()
+    }
+
+    /// Jobs and results that were of no use any more, since the start.
+    pub fn dropped(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Lines of sectors' histories that never get to the hub, since the start.
+    pub fn lines_dropped(&self) -> u64 {
+        self.0.lines_dropped.load(Ordering::Relaxed)
+    }
+
+    /// The farm's facts.
+    pub fn farm(&self) -> &FarmInfo {
+        &self.0.farm
+    }
+
+    /// The site's store.
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// With `true`, no further sector is begun; what is here is finished.
+    pub fn drain(&self, draining: bool) {
+        self.0.state().draining = draining;
+        self.0.refresh();
+    }
+
+    /// Takes nothing new and ends after what is in hand.
+    pub fn stop(&self) {
+        self.0.stop.cancel();
+    }
+}
