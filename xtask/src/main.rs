@@ -8,6 +8,7 @@ mod docker;
 mod images;
 mod lint;
 mod services;
+mod sim;
 mod soak;
 mod test;
 
@@ -44,6 +45,8 @@ enum Command {
     Lint,
     /// Run the units of deploy/systemd under a live systemd: readiness, restarts, the journal, draining
     Services(services::Arguments),
+    /// Play storms over a simulated farm on virtual time, each drawn from a seed
+    Sim(sim::Arguments),
     /// Let random faults befall a running farm under load, and say what was lost
     Soak(soak::Arguments),
     /// Bring the tools, make the proof parameters, build once, and run every test
@@ -79,6 +82,7 @@ fn run(command: Command) -> Result<()> {
         Command::Images(arguments) => images::run(&arguments),
         Command::Lint => lint::run(),
         Command::Services(arguments) => services::run(&arguments),
+        Command::Sim(arguments) => sim::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     }

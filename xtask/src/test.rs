@@ -85,6 +85,11 @@ pub(crate) fn build_binaries(tools: &Tools) -> Result<()> {
     build_with(tools, &[])
 }
 
+/// Builds the examples, with the same features.
+pub(crate) fn build_examples(tools: &Tools) -> Result<()> {
+    build_with(tools, &["--examples"])
+}
+
 fn build_with(tools: &Tools, arguments: &[&str]) -> Result<()> {
     match command::show(cargo(tools)?.args(["build", "--workspace"]).args(arguments))? {
         status if status.success() => Ok(()),

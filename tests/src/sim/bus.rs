@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::link::{FaultPlan, Life, Link};
+use super::life::Life;
+use super::link::{FaultPlan, Link};
 use super::server::{LISTENER_MESSAGES_MAX, Listener, SimServer};
 use super::stream::Taken;
 
@@ -69,6 +70,10 @@ impl SimBus {
     fn delivery(&self, stream: &str, consumer: &str, taken: Taken) -> Delivery {
         let plan = self.link.plan();
         self.link.count(&taken.message.subject, taken.message.payload.len());
+        self.link.note(|| match taken.delivered {
+            1 => format!("gets {}", taken.message.subject),
+            nth => format!("gets {} for the {nth}. time", taken.message.subject),
+        });
         if self.link.chance(plan.delivered_twice) {
             let mut state = self.server.lock();
             if let Ok(stream) = state.stream(stream) {
@@ -79,6 +84,7 @@ impl SimBus {
         }
         let acknowledge = SimAck {
             bus: self.clone(),
+            subject: taken.message.subject.clone(),
             stream: stream.to_owned(),
             consumer: consumer.to_owned(),
             sequence: taken.sequence,
@@ -89,6 +95,7 @@ impl SimBus {
 
 struct SimAck {
     bus: SimBus,
+    subject: String,
     stream: String,
     consumer: String,
     sequence: u64,
@@ -112,13 +119,14 @@ impl SimAck {
     async fn done(&self, action: &str) -> Result<(), BusError> {
         let operation = async {
             if self.bus.link.chance(self.bus.link.plan().ack_forgotten) {
+                self.bus.link.note(|| format!("{action} {}: forgotten", self.subject));
                 return Ok(());
             }
-            self.bus.server.lock().stream(&self.stream)?.ack(&self.consumer, self.sequence);
-            self.bus.server.changed().notify_waiters();
+            self.bus.server.acknowledge(&self.stream, &self.consumer, self.sequence)?;
+            self.bus.link.note(|| format!("{action} {}", self.subject));
             Ok(())
         };
-        self.bus.link.carry(action, operation).await
+        self.bus.link.carry(&format!("{action} {}", self.subject), operation).await
     }
 }
 
@@ -164,10 +172,28 @@ impl Bus for SimBus {
 
     async fn publish(&self, message: Message) -> Result<Published, BusError> {
         let action = format!("publish to {}", message.subject);
+        let plan = self.link.plan();
+        let (overdue, twice) = (self.link.chance(plan.overdue), self.link.chance(plan.sent_twice));
+        if overdue || twice {
+            let (server, link, message) = (self.server.clone(), self.link.clone(), message.clone());
+            let (at_last, action) = (self.link.at_last(), action.clone());
+            tokio::spawn(async move {
+                sleep_until(Instant::now() + at_last).await;
+                let published = server.publish(message);
+                link.note(|| format!("{action} arrives late: {published:?}"));
+            });
+        }
+        if overdue {
+            self.link.note(|| format!("{action}: overdue"));
+            return self.link.unanswered(&action).await;
+        }
         let operation = async {
             self.link.count(&message.subject, message.payload.len());
-            let published = self.server.lock().publish(message, Instant::now());
-            self.server.changed().notify_waiters();
+            let published = self.server.publish(message);
+            self.link.note(|| match &published {
+                Ok(became) => format!("{action}: {became:?}"),
+                Err(error) => format!("{action}: {error}"),
+            });
             published
         };
         self.link.carry(&action, operation).await
@@ -191,7 +217,7 @@ impl Bus for SimBus {
     }
 
     async fn tell(&self, message: Message) -> Result<(), BusError> {
-        if self.link.carries() && !self.link.chance(self.link.plan().request_lost) {
+        if self.link.carries_out() && !self.link.chance(self.link.plan().request_lost) {
             self.server.lock().tell(&message);
         }
         Ok(())
@@ -254,13 +280,29 @@ impl Bus for SimBus {
     }
 
     async fn put_entry(&self, bucket: &str, key: &str, value: Bytes, expected: u64) -> Result<u64, BusError> {
-        let operation =
-            async {
-                self.server.lock().bucket(bucket)?.put(key, value, expected).ok_or_else(|| {
-                    BusError::Conflict { bucket: bucket.to_owned(), key: key.to_owned(), expected }
-                })
-            };
-        self.link.carry(&format!("write {bucket}/{key}"), operation).await
+        let action = format!("write {bucket}/{key} over {expected}");
+        let plan = self.link.plan();
+        let (overdue, twice) = (self.link.chance(plan.overdue), self.link.chance(plan.sent_twice));
+        if overdue || twice {
+            let (server, link) = (self.server.clone(), self.link.clone());
+            let (at_last, action, value) = (self.link.at_last(), action.clone(), value.clone());
+            let (bucket, key) = (bucket.to_owned(), key.to_owned());
+            tokio::spawn(async move {
+                sleep_until(Instant::now() + at_last).await;
+                let put = server.put(&bucket, &key, value, expected);
+                link.note(|| format!("{action} arrives late: {put:?}"));
+            });
+        }
+        if overdue {
+            self.link.note(|| format!("{action}: overdue"));
+            return self.link.unanswered(&action).await;
+        }
+        let operation = async {
+            let put = self.server.put(bucket, key, value, expected)?;
+            self.link.note(|| format!("{action}: {put:?}"));
+            put.ok_or_else(|| BusError::Conflict { bucket: bucket.to_owned(), key: key.to_owned(), expected })
+        };
+        self.link.carry(&action, operation).await
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use sealfarm_common::commitment::Seed;
+use sealfarm_common::commitment::{CommR, Seed};
 use sealfarm_common::sector::SectorNumber;
 use sealfarm_miner::chain::{
     Chain, ChainEpoch, ChainError, ChainMessageId, Head, Landed, Policy, PreCommitInfo, PreCommitParams,
@@ -35,17 +35,46 @@ impl MessageLog {
     }
 }
 
+/// Hears of every push, as it arrives at the chain.
+pub trait ChainWitness: Send + Sync {
+    /// A message arrives; `comm_r` is a pre-commit's.
+    fn push(&self, number: SectorNumber, comm_r: Option<CommR>, uuid: Uuid);
+    /// The chain took it.
+    fn accepted(&self, number: SectorNumber, kind: &'static str, id: &ChainMessageId);
+}
+
 /// A chain behind a link with faults.
 pub struct WatchedChain {
     chain: Arc<dyn Chain>,
     link: Arc<Link>,
     log: MessageLog,
+    watch: Option<(Arc<dyn ChainWitness>, watch::Receiver<Head>)>,
 }
 
 impl WatchedChain {
     /// `chain` across `link`; what is pushed is noted in `log`.
     pub fn new(chain: Arc<dyn Chain>, link: Arc<Link>, log: MessageLog) -> Self {
-        Self { chain, link, log }
+        Self { chain, link, log, watch: None }
+    }
+
+    /// The same with a witness, and with the heads as `heads` tells them: these may come late.
+    #[must_use]
+    pub fn with_witness(self, witness: Arc<dyn ChainWitness>, heads: watch::Receiver<Head>) -> Self {
+        Self { watch: Some((witness, heads)), ..self }
+    }
+
+    fn arrives(&self, number: SectorNumber, comm_r: Option<CommR>, uuid: Uuid) {
+        if let Some((witness, _)) = &self.watch {
+            witness.push(number, comm_r, uuid);
+        }
+    }
+
+    fn taken(&self, number: SectorNumber, kind: &'static str, id: &ChainMessageId) {
+        self.log.note(number, kind, id);
+        self.link.note(|| format!("the chain took a {kind} of sector {number}: {id}"));
+        if let Some((witness, _)) = &self.watch {
+            witness.accepted(number, kind, id);
+        }
     }
 
     async fn carry<T: Send>(
@@ -68,7 +97,7 @@ impl Chain for WatchedChain {
     }
 
     fn heads(&self) -> watch::Receiver<Head> {
-        self.chain.heads()
+        self.watch.as_ref().map_or_else(|| self.chain.heads(), |(_, heads)| heads.clone())
     }
 
     async fn head(&self) -> Result<Head, ChainError> {
@@ -108,8 +137,9 @@ impl Chain for WatchedChain {
         uuid: Uuid,
     ) -> Result<ChainMessageId, ChainError> {
         self.carry(async {
+            self.arrives(params.number, Some(params.comm_r), uuid);
             let id = self.chain.push_pre_commit(params, uuid).await?;
-            self.log.note(params.number, "pre-commit", &id);
+            self.taken(params.number, "pre-commit", &id);
             Ok(id)
         })
         .await
@@ -121,8 +151,9 @@ impl Chain for WatchedChain {
         uuid: Uuid,
     ) -> Result<ChainMessageId, ChainError> {
         self.carry(async {
+            self.arrives(params.number, None, uuid);
             let id = self.chain.push_prove_commit(params, uuid).await?;
-            self.log.note(params.number, "prove-commit", &id);
+            self.taken(params.number, "prove-commit", &id);
             Ok(id)
         })
         .await

@@ -36,7 +36,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::bus::SimBus;
 use super::chain::{MessageLog, WatchedChain};
-use super::link::{FaultPlan, Life, Link};
+use super::life::Life;
+use super::link::{FaultPlan, Link};
 use super::server::SimServer;
 
 /// Whose farm every simulation is.
@@ -114,7 +115,7 @@ pub struct SimFarm {
 }
 
 /// Where the stores of simulations lie: in memory where the system offers that.
-fn stores_dir() -> Result<TempDir> {
+pub(super) fn stores_dir() -> Result<TempDir> {
     let memory = Path::new("/dev/shm");
     let made =
         if memory.is_dir() { TempDir::with_prefix_in("sealfarm-sim-", memory) } else { TempDir::new() };

@@ -1,4 +1,4 @@
-//! A connection's faults: what is lost, repeated, delayed or cut on it, and when its process dies.
+//! A connection's faults: what is lost, repeated, delayed or cut on it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,7 +9,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use sealfarm_common::sector::SectorNumber;
 use sealfarm_nats::bus::BusError;
-use tokio_util::sync::CancellationToken;
+
+use super::life::Life;
+use super::trace::Trace;
 
 /// How long a request without an answer is waited for, as on a real connection.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -27,7 +29,13 @@ pub struct FaultPlan {
     pub ack_forgotten: f64,
     /// Deliveries that come again while the first one is still in hand.
     pub delivered_twice: f64,
-    /// Requests and answers are late by up to so long, each way.
+    /// Publishes and writes that arrive once more, some time after the first time.
+    pub sent_twice: f64,
+    /// Publishes and writes that arrive only after the asker has stopped waiting.
+    pub overdue: f64,
+    /// Requests and answers that are late; 1 where all are.
+    pub late: f64,
+    /// Those are late by up to so long, each way.
     pub delay_max: Duration,
 }
 
@@ -39,6 +47,9 @@ impl FaultPlan {
         answer_lost: 0.0,
         ack_forgotten: 0.0,
         delivered_twice: 0.0,
+        sent_twice: 0.0,
+        overdue: 0.0,
+        late: 0.0,
         delay_max: Duration::ZERO,
     };
 
@@ -50,56 +61,55 @@ impl FaultPlan {
             answer_lost: 0.03,
             ack_forgotten: 0.02,
             delivered_twice: 0.03,
+            late: 1.0,
             delay_max: Duration::from_millis(200),
+            ..Self::NONE
         }
     }
 }
 
-/// A process's life, shared by its connections: once it has ended, nothing it does has an effect.
-#[derive(Debug, Clone)]
-pub struct Life {
-    left: Arc<AtomicU64>,
-    ended: CancellationToken,
+/// The way between a host and a server, whichever process of the host uses it.
+#[derive(Debug, Default)]
+pub struct Path {
+    /// Requests do not arrive.
+    out_cut: AtomicBool,
+    /// Answers do not arrive, nor what is told.
+    back_cut: AtomicBool,
+    /// Nothing goes wrong by chance any more.
+    calm: AtomicBool,
 }
 
-impl Life {
-    /// A life without a planned end.
-    pub fn unlimited() -> Self {
-        Self::of_operations(u64::MAX)
+impl Path {
+    /// A way that is whole.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
     }
 
-    /// A life that ends in the middle of bus operation number `operations`, counted from 1.
-    pub fn of_operations(operations: u64) -> Self {
-        Self { left: Arc::new(AtomicU64::new(operations)), ended: CancellationToken::new() }
+    /// Cuts or mends it, each way by itself.
+    pub fn set_cut(&self, out: bool, back: bool) {
+        self.out_cut.store(out, Ordering::Relaxed);
+        self.back_cut.store(back, Ordering::Relaxed);
     }
 
-    /// Ends it now.
-    pub fn end(&self) {
-        self.ended.cancel();
+    /// Whether both ways are whole.
+    pub fn is_whole(&self) -> bool {
+        !self.out_cut.load(Ordering::Relaxed) && !self.back_cut.load(Ordering::Relaxed)
     }
 
-    /// Waits for its end.
-    pub async fn ended(&self) {
-        self.ended.cancelled().await;
-    }
-
-    /// Whether it has ended.
-    pub fn is_over(&self) -> bool {
-        self.ended.is_cancelled()
-    }
-
-    /// Counts an operation; true for the last one.
-    fn spend(&self) -> bool {
-        self.left.fetch_sub(1, Ordering::Relaxed) == 1
+    /// From now on nothing is lost, repeated or late by chance.
+    pub fn calm_down(&self) {
+        self.calm.store(true, Ordering::Relaxed);
     }
 }
 
 /// One connection of one process to one server.
 pub struct Link {
+    name: String,
     plan: FaultPlan,
     dice: Mutex<StdRng>,
-    cut: AtomicBool,
+    path: Arc<Path>,
     life: Life,
+    trace: Trace,
     payload_bytes: Mutex<BTreeMap<SectorNumber, u64>>,
     faults: AtomicU64,
 }
@@ -111,19 +121,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Link {
     /// A connection with its faults, of a process.
     pub fn new(plan: FaultPlan, life: Life) -> Arc<Self> {
+        Self::along(Path::new(), plan, life, "", Trace::none())
+    }
+
+    /// A connection along `path`, of the process called `name`, that notes in `trace` what happens.
+    pub fn along(path: Arc<Path>, plan: FaultPlan, life: Life, name: &str, trace: Trace) -> Arc<Self> {
         Arc::new(Self {
+            name: name.to_owned(),
             plan,
             dice: Mutex::new(StdRng::seed_from_u64(plan.rng_seed)),
-            cut: AtomicBool::new(false),
+            path,
             life,
+            trace,
             payload_bytes: Mutex::default(),
             faults: AtomicU64::new(0),
         })
     }
 
-    /// Cuts the connection, or mends it.
+    /// Cuts the connection both ways, or mends it.
     pub fn set_cut(&self, cut: bool) {
-        self.cut.store(cut, Ordering::Relaxed);
+        self.path.set_cut(cut, cut);
     }
 
     /// Payload bytes that crossed the connection both ways, per sector.
@@ -136,9 +153,19 @@ impl Link {
         self.faults.load(Ordering::Relaxed)
     }
 
-    /// Whether what is told reaches its listeners.
-    pub(super) fn carries(&self) -> bool {
-        !self.cut.load(Ordering::Relaxed) && !self.life.is_over()
+    /// Notes what its process did.
+    pub(super) fn note(&self, what: impl FnOnce() -> String) {
+        self.trace.note(&self.name, what);
+    }
+
+    /// Whether what is asked or told arrives.
+    pub(super) fn carries_out(&self) -> bool {
+        !self.path.out_cut.load(Ordering::Relaxed) && !self.life.is_over()
+    }
+
+    /// Whether what is answered, or told by others, arrives.
+    pub(super) fn carries_back(&self) -> bool {
+        !self.path.back_cut.load(Ordering::Relaxed) && !self.life.is_over()
     }
 
     /// Counts a payload by the sector its subject names.
@@ -150,9 +177,13 @@ impl Link {
 
     /// Whether a fault of this frequency happens now.
     pub(super) fn chance(&self, fraction: f64) -> bool {
-        let happens = fraction > 0.0 && lock(&self.dice).random_bool(fraction);
+        let happens = self.dice_say(fraction);
         self.faults.fetch_add(u64::from(happens), Ordering::Relaxed);
         happens
+    }
+
+    fn dice_say(&self, fraction: f64) -> bool {
+        fraction > 0.0 && !self.path.calm.load(Ordering::Relaxed) && lock(&self.dice).random_bool(fraction)
     }
 
     /// A time up to `most`.
@@ -171,38 +202,42 @@ impl Link {
         operation: impl Future<Output = Result<T, BusError>> + Send,
     ) -> Result<T, BusError> {
         let last = self.life.spend();
-        if self.life.is_over() {
-            return std::future::pending().await;
-        }
+        self.life.moment().await;
         self.late().await;
-        if !self.carries() || self.chance(self.plan.request_lost) {
+        if !self.carries_out() || self.chance(self.plan.request_lost) {
+            self.note(|| format!("{action}: the request is lost"));
             return self.unanswered(action).await;
         }
         let result = operation.await;
         if last {
             self.life.end();
         }
-        if self.life.is_over() {
-            return std::future::pending().await;
-        }
+        self.life.moment().await;
         self.late().await;
-        if !self.carries() || self.chance(self.plan.answer_lost) {
+        if !self.carries_back() || self.chance(self.plan.answer_lost) {
+            self.note(|| format!("{action}: the answer is lost"));
             return self.unanswered(action).await;
         }
+        self.life.moment().await;
         result
     }
 
     async fn late(&self) {
-        if !self.plan.delay_max.is_zero() {
+        if !self.plan.delay_max.is_zero() && self.dice_say(self.plan.late) {
             tokio::time::sleep(self.up_to(self.plan.delay_max)).await;
         }
     }
 
-    async fn unanswered<T>(&self, action: &str) -> Result<T, BusError> {
+    /// When a request that is overdue, or sent twice, arrives at last: after the asker has given up, and
+    /// before a new leader looks a second time for what an old one had sent.
+    pub(super) fn at_last(&self) -> Duration {
+        ANSWER_WITHIN + self.up_to(ANSWER_WITHIN * 7)
+    }
+
+    /// What an asker hears that waited in vain.
+    pub(super) async fn unanswered<T>(&self, action: &str) -> Result<T, BusError> {
         tokio::time::sleep(ANSWER_WITHIN).await;
-        if self.life.is_over() {
-            return std::future::pending().await;
-        }
+        self.life.moment().await;
         Err(BusError::Unavailable {
             action: action.to_owned(),
             reason: "the simulated link lost it".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use sealfarm_nats::bus::{BusError, Entry, Message, Published};
@@ -16,9 +16,20 @@ use super::stream::{self, Stream};
 /// Messages a listener has not read yet; more are dropped, as NATS does with a slow consumer.
 pub(super) const LISTENER_MESSAGES_MAX: usize = 65_536;
 
+/// Hears of everything that a server makes durable or forgets, as it happens.
+pub trait Witness: Send + Sync {
+    /// A stream was given a message.
+    fn published(&self, message: &Message, became: Published);
+    /// An entry of a bucket was written.
+    fn put(&self, entry: &Entry);
+    /// A message of a stream was acknowledged.
+    fn acknowledged(&self, stream: &str, message: &Message);
+}
+
 /// One account, shared by the connections to it. Lives as long as one of them.
 #[derive(Default)]
 pub struct SimServer {
+    witness: OnceLock<Arc<dyn Witness>>,
     state: Mutex<State>,
     changed: Notify,
     inboxes: AtomicU64,
@@ -51,6 +62,57 @@ impl SimServer {
     /// An empty account.
     pub fn new() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// An empty account, and who watches it.
+    pub fn watched(witness: Arc<dyn Witness>) -> Arc<Self> {
+        let server = Self::default();
+        // It is new, so nobody watches it yet.
+        let _ = server.witness.set(witness);
+        Arc::new(server)
+    }
+
+    /// Publishes, and tells whoever watches and whoever waits.
+    pub(super) fn publish(&self, message: Message) -> Result<Published, BusError> {
+        let published = self.lock().publish(message.clone(), Instant::now());
+        if let (Ok(became), Some(witness)) = (&published, self.witness.get()) {
+            witness.published(&message, *became);
+        }
+        self.changed.notify_waiters();
+        published
+    }
+
+    /// Writes an entry that is at `expected`; `None` where it is not.
+    pub(super) fn put(
+        &self,
+        bucket: &str,
+        key: &str,
+        value: Bytes,
+        expected: u64,
+    ) -> Result<Option<u64>, BusError> {
+        let mut state = self.lock();
+        let bucket = state.bucket(bucket)?;
+        let revision = bucket.put(key, value, expected);
+        if let (Some(_), Some(entry), Some(witness)) = (revision, bucket.entry(key), self.witness.get()) {
+            witness.put(&entry);
+        }
+        Ok(revision)
+    }
+
+    /// Acknowledges a message for a consumer.
+    pub(super) fn acknowledge(&self, stream: &str, consumer: &str, sequence: u64) -> Result<(), BusError> {
+        let message = {
+            let mut state = self.lock();
+            let stream = state.stream(stream)?;
+            let message = stream.message(sequence).cloned();
+            stream.ack(consumer, sequence);
+            message
+        };
+        if let (Some(message), Some(witness)) = (message, self.witness.get()) {
+            witness.acknowledged(stream, &message);
+        }
+        self.changed.notify_waiters();
+        Ok(())
     }
 
     /// The entries of a bucket, by key.
@@ -166,7 +228,7 @@ impl State {
         self.listeners.retain(|listener| !listener.sender.is_closed());
         let mut heard = 0;
         for listener in &self.listeners {
-            if stream::matches(&listener.pattern, &message.subject) && listener.link.carries() {
+            if stream::matches(&listener.pattern, &message.subject) && listener.link.carries_back() {
                 heard += usize::from(listener.sender.try_send(message.clone()).is_ok());
             }
         }

@@ -172,6 +172,11 @@ impl Stream {
         Ok(Published::Stored(self.last))
     }
 
+    /// A message that is stored.
+    pub(super) fn message(&self, sequence: u64) -> Option<&Message> {
+        self.messages.get(&sequence).map(|stored| &stored.message)
+    }
+
     /// Whether the bounds would not hold with so much more.
     fn over(&self, messages: i64, bytes: i64) -> bool {
         let count = i64::try_from(self.messages.len()).unwrap_or(i64::MAX);

@@ -1,0 +1,21 @@
+//! Storms: a whole farm with several miners, sites and workers, and everything that can befall it drawn
+//! from one seed.
+//!
+//! Miners, agents and workers are the real drivers. While a storm lasts, processes die at any step, hang
+//! and lose their leases, ways are cut, messages are lost, late and repeated. Then it is calm, and within
+//! a bound of virtual time every sector must have come to its end. What must always hold is checked at
+//! every write, publish, acknowledgement, push and phase ([`monitor`]); what must hold in the end, by
+//! [`settled`]. The same seed gives the same trace.
+
+mod etcd;
+mod farm;
+mod many;
+mod monitor;
+mod plan;
+mod run;
+mod runner;
+mod settled;
+
+pub use many::{Summary, Watching, run_many};
+pub use plan::{Shape, StormPlan, Strike, Way, Who};
+pub use run::{Outcome, Reached, Violation, run};
