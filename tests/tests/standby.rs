@@ -3,62 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
-use sealfarm_tests::harness::{Finished, PortBlock, Process, Scratch, Tools, ports};
+use anyhow::ensure;
+use sealfarm_tests::harness::{Scratch, Tools};
 use serde_json::Value;
-use xtask::farm::{self, Farm, FarmOptions, Part};
-use xtask::{process, wait};
+use xtask::farm::{Farm, FarmOptions, Part, Standby};
+use xtask::wait;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const TTL: &str = "3s";
-
-/// A miner with a repository of its own, on the farm's hub and etcd.
-struct Standby {
-    repo: PathBuf,
-    scratch: Scratch,
-    process: Process,
-    _ports: PortBlock,
-}
-
-impl Standby {
-    fn start(farm: &Farm, name: &str) -> Result<Self> {
-        let (scratch, ports) = (Scratch::new(name)?, ports::claim(&[0, 1, 2, 101])?);
-        let (repo, base) = (scratch.path().join("repo"), ports.base());
-        let mut init = farm::command("sealfarm-miner")?;
-        init.arg("--repo").arg(&repo).args(["init", "--actor", "t01000", "--sector-size", "2KiB"]);
-        init.args(["--prover", "null", "--epoch-duration", "50ms", "--challenge-delay", "1"]);
-        init.args(["--nats", &farm.hub.url(), "--etcd", &format!("127.0.0.1:{}", farm.etcd.port())]);
-        init.arg("--nats-credentials").arg(farm.hub_credentials());
-        init.args(["--api", &format!("/ip4/127.0.0.1/tcp/{base}/http")]);
-        init.args(["--serve-ip", "127.0.0.1", "--serve-port", &(base + 1).to_string()]);
-        process::run("init", &scratch, &mut init, LIMIT)?.success()?;
-        let mut run = farm::command("sealfarm-miner")?;
-        run.env("SEALFARM_ELECTION_TTL", TTL).arg("--repo").arg(&repo).arg("run");
-        let process = Process::spawn("standby", &scratch, &mut run)?;
-        let standby = Self { repo, scratch, process, _ports: ports };
-        wait::until(LIMIT, "the standby serves", || standby.json(&["info"]).map(drop))?;
-        Ok(standby)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Result<Finished> {
-        let mut command: Command = farm::command("sealfarm-miner")?;
-        command.arg("--repo").arg(&self.repo).args(arguments);
-        process::run("command", &self.scratch, &mut command, LIMIT)
-    }
-
-    fn json(&self, arguments: &[&str]) -> Result<Value> {
-        let printed = self.command(&[arguments, &["--json"]].concat())?.success()?;
-        serde_json::from_str(&printed).context("it prints JSON")
-    }
-
-    fn leads(&self) -> Result<bool> {
-        Ok(self.json(&["info"])?["leading"] == true)
-    }
-}
 
 #[test]
 fn a_standby_takes_over_from_a_leader_that_hangs_and_keeps_it_when_that_one_wakes_up() {

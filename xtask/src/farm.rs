@@ -9,6 +9,7 @@ mod options;
 mod parts;
 mod rows;
 mod setup;
+mod standby;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ pub use self::options::{FarmOptions, Wan, WanKind};
 pub use self::parts::Part;
 pub use self::rows::{SectorRow, TaskRow};
 pub use self::setup::command;
+pub use self::standby::Standby;
 
 use self::setup::{command_in, init_miner, spawn_ready, start_nats};
 use crate::command as commands;

@@ -141,6 +141,11 @@ pub(super) fn reliability(figures: &Reliability, machine: &str) -> String {
     );
     let _ = writeln!(
         text,
+        "| a leading miner killed, until the one that stood by leads and has its records | {} | lease 15 + 2 |",
+        seconds(&figures.taken_over_s)
+    );
+    let _ = writeln!(
+        text,
         "| eight sectors undisturbed, and with the link cut for {:.0} s by {}: the cut cost | {:.1} and {:.1}: {:.1} | the cut's length, {:.1} |",
         figures.cut_lasted_s,
         figures.link,

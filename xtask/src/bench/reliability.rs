@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use xtask::farm::{Farm, FarmOptions, Part, WanKind};
+use xtask::farm::{Farm, FarmOptions, Part, Standby, WanKind};
 use xtask::link::Weather;
 use xtask::scratch::Scratch;
 use xtask::tools::Tools;
@@ -26,6 +26,8 @@ pub(crate) struct Reliability {
     pub(crate) agent_gone_s: Vec<f64>,
     /// From the kill of a worker until another one runs its task, in seconds.
     pub(crate) task_elsewhere_s: Vec<f64>,
+    /// From the kill of the leading miner until the one that stands by leads, in seconds.
+    pub(crate) taken_over_s: Vec<f64>,
     /// Some sectors without a cut, and as many with one, in seconds.
     pub(crate) undisturbed_s: f64,
     pub(crate) cut_s: f64,
@@ -40,11 +42,21 @@ pub(crate) struct Reliability {
 pub(crate) fn measure(tools: &Tools) -> Result<Reliability> {
     let agent_gone_s = agent_gone(tools)?;
     let task_elsewhere_s = task_elsewhere(tools)?;
+    let taken_over_s = taken_over(tools)?;
     let (wan, reason) = WanKind::best();
     let link = if reason.is_none() { "the kernel" } else { "a relay" };
     let (undisturbed_s, ..) = sealed(tools, wan, false)?;
     let (cut_s, cut_lasted_s, back_s) = sealed(tools, wan, true)?;
-    Ok(Reliability { agent_gone_s, task_elsewhere_s, undisturbed_s, cut_s, cut_lasted_s, back_s, link })
+    Ok(Reliability {
+        agent_gone_s,
+        task_elsewhere_s,
+        taken_over_s,
+        undisturbed_s,
+        cut_s,
+        cut_lasted_s,
+        back_s,
+        link,
+    })
 }
 
 fn options() -> FarmOptions {
@@ -98,6 +110,28 @@ fn task_elsewhere(tools: &Tools) -> Result<Vec<f64>> {
         running_on(&farm, Some(&runs))?;
         samples.push(killed.elapsed().as_secs_f64());
         farm.start_again(Part::Worker(0, n))?;
+    }
+    Ok(samples)
+}
+
+/// The leader is killed while another miner stands by.
+fn taken_over(tools: &Tools) -> Result<Vec<f64>> {
+    let mut samples = Vec::new();
+    for sample in 1..=SAMPLES {
+        eprintln!("bench: the death of a leading miner, {sample} of {SAMPLES}");
+        let mut farm = start(tools, &FarmOptions { workers: 0, ..options() })?;
+        let standby = Standby::start(&farm, "standby")?;
+        // A record, so that there is something to take over.
+        farm.miner_command(&["sectors", "pledge"])?.success()?;
+        farm.kill(Part::Miner)?;
+        let killed = Instant::now();
+        wait::until(LIMIT, "the standby leads, with the records", || {
+            ensure!(standby.leads()?, "it stands by");
+            let rows = standby.json(&["sectors", "list"])?;
+            ensure!(rows.as_array().is_some_and(|rows| rows.len() == 1), "{rows}");
+            Ok(())
+        })?;
+        samples.push(killed.elapsed().as_secs_f64());
     }
     Ok(samples)
 }
