@@ -275,6 +275,13 @@ pub trait Bus: Send + Sync {
         stop: &CancellationToken,
     ) -> Result<Vec<Delivery>, BusError>;
 
+    /// Has everything that is in somebody's hand at a consumer delivered again at once, instead of after
+    /// its ack wait: for whoever takes over from one that died or may not go on. Of a stream that keeps
+    /// what was acknowledged, that may come again too. Where the bus cannot, it does nothing.
+    async fn take_back(&self, _stream: &str, _consumer: &str) -> Result<(), BusError> {
+        Ok(())
+    }
+
     /// Publishes without storing: lost without harm.
     async fn tell(&self, message: Message) -> Result<(), BusError>;
 

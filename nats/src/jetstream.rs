@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer};
+use async_nats::jetstream::context::RequestErrorKind;
 use async_nats::jetstream::kv;
+use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{
     Config as StreamConfig, DirectGetErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
 };
@@ -326,6 +328,22 @@ impl Bus for JetStreamBus {
         }
         let taken = |message| Ok(delivery(&self.client, &action, message)?.with_ack_wait(ack_wait));
         messages.into_iter().map(taken).collect()
+    }
+
+    async fn take_back(&self, stream: &str, consumer: &str) -> Result<(), BusError> {
+        let action = format!("take back what others hold of consumer {consumer} on stream {stream}");
+        // Servers before 2.14 do not know this, and nobody answers.
+        let subject = format!("CONSUMER.RESET.{stream}.{consumer}");
+        let answer = match self.context.request(subject, &serde_json::json!({})).await {
+            Ok(answer) => answer,
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => return Ok(()),
+            Err(error) => return Err(unavailable(&action, error)),
+        };
+        match answer {
+            Response::Ok(serde_json::Value::Object(_)) => Ok(()),
+            Response::Ok(other) => Err(refused(&action, other)),
+            Response::Err { error } => Err(refused(&action, error)),
+        }
     }
 
     async fn tell(&self, message: Message) -> Result<(), BusError> {

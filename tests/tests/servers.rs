@@ -161,6 +161,37 @@ async fn a_worker_has_all_it_needs_at_its_site() {
 }
 
 #[tokio::test]
+async fn what_a_former_leader_holds_is_taken_back_at_once() {
+    let server = hub();
+    let names = Hub(MINER);
+    let (former, next) = (bus(&server, &Role::Miner).await, bus(&server, &Role::Miner).await);
+    for spec in streams::hub_streams(MINER) {
+        former.ensure_stream(&spec).await.unwrap();
+    }
+    let consumer = streams::results_consumer(MINER);
+    former.ensure_consumer(&consumer).await.unwrap();
+    for sector in 1..=3 {
+        let subject = names.result(&agent("a"), JobKind::PreCommit, SectorNumber(sector));
+        former.publish(message(subject)).await.unwrap();
+    }
+    let stop = CancellationToken::new();
+    let held = former.pull(&consumer.stream, &consumer.name, 3, LIMIT, &stop).await.unwrap();
+    assert_eq!(held.len(), 3);
+    held[0].ack().await.unwrap();
+    settled(&next, &consumer.stream, &consumer.name).await;
+
+    next.take_back(&consumer.stream, &consumer.name).await.unwrap();
+    let mut taken = Vec::new();
+    while taken.len() < 2 {
+        let more = next.pull(&consumer.stream, &consumer.name, 3, LIMIT, &stop).await.unwrap();
+        assert!(!more.is_empty(), "they come long before their ack wait of {:?}", consumer.ack_wait);
+        taken.extend(more.into_iter().map(|delivery| delivery.message.subject));
+    }
+    let expected = [2, 3].map(|n| names.result(&agent("a"), JobKind::PreCommit, SectorNumber(n)));
+    assert_eq!(taken, expected);
+}
+
+#[tokio::test]
 async fn credentials_that_the_server_does_not_know_are_refused_by_file() {
     let server = hub();
     let other_place = ServerPlace { listen: String::new(), monitor: None, store_dir: "/".into(), tls: None };

@@ -40,13 +40,20 @@ pub(super) fn spawn_consumer(
         batch: RESULTS_IN_HAND_MAX,
     };
     let letters = bus.clone();
-    tokio::spawn(consume::consume(bus, source, stop, move |delivery| {
-        let (bus, results, crash) = (letters.clone(), results.clone(), crash.clone());
-        async move {
-            take_delivery(&*bus, hub, &results, &delivery).await;
-            crash.pass("miner.result.answered");
+    tokio::spawn(async move {
+        // An earlier leader that died or hangs may hold some.
+        if let Err(error) = bus.take_back(&source.stream, &source.consumer).await {
+            tracing::debug!(%error, "results in an earlier leader's hands come after their ack wait");
         }
-    }))
+        let handle = move |delivery| {
+            let (bus, results, crash) = (letters.clone(), results.clone(), crash.clone());
+            async move {
+                take_delivery(&*bus, hub, &results, &delivery).await;
+                crash.pass("miner.result.answered");
+            }
+        };
+        consume::consume(bus, source, stop, handle).await;
+    })
 }
 
 /// Hands a result to the loop; acknowledged when what follows from it is stored and published.
