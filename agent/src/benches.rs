@@ -2,7 +2,7 @@
 //! time is an argument; the driver keeps the file.
 //!
 //! A bench is for one worker and one kind of task. It lasts an hour, and twice as long as the one
-//! before where that ended less than a day ago. [`Benches::lift`] ends it early; no command asks for that yet.
+//! before where that ended less than a day ago. [`Benches::lift`] ends it early.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 mod benching;
+mod draining;
 mod gate;
 mod handle;
 mod hearing;
@@ -149,6 +150,7 @@ impl Shared {
             condition: SiteCondition::default(),
         };
         let roster = Roster::new(farm.clone(), store.identity().id, benching::remembered(&store));
+        let draining = draining::remembered(&store);
         Self {
             hub,
             site_bus,
@@ -162,7 +164,7 @@ impl Shared {
                 roster,
                 flights: Flights::default(),
                 figures: Figures::default(),
-                draining: false,
+                draining,
             }),
             info: watch::Sender::new(info),
             ready: watch::Sender::new(false),

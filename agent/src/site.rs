@@ -9,7 +9,7 @@ use sealfarm_common::task::{TaskKind, WorkerId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::benches::Benches;
+use crate::benches::{Bench, Benches};
 
 /// A worker, for lists and tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct WorkerRow {
     /// What it gets no tasks of, because it gave what did not verify, and until when.
     #[serde(default)]
     pub benched: Benched,
+    /// The same with the reasons.
+    #[serde(default)]
+    pub benches: Vec<Bench>,
     /// When it joined.
     pub joined: Timestamp,
     /// When it was heard of last.
@@ -54,6 +57,17 @@ pub struct Roster {
     workers: BTreeMap<WorkerId, WorkerRow>,
     refused: BTreeMap<WorkerId, Timestamp>,
     benches: Benches,
+}
+
+impl WorkerRow {
+    /// Whether it takes tasks, in words.
+    pub fn state(&self) -> String {
+        let mut state = if self.draining { "draining" } else { "live" }.to_owned();
+        for (kind, until) in &self.benched {
+            state.push_str(&format!("; benched for {kind} until {until:.0}"));
+        }
+        state
+    }
 }
 
 impl Roster {
@@ -90,6 +104,7 @@ impl Roster {
             slots: request.slots,
             draining: request.draining,
             benched: Benched::new(),
+            benches: Vec::new(),
             joined: joined.unwrap_or(now),
             heard: now,
         };
@@ -158,7 +173,14 @@ impl Roster {
 
     /// The workers, by name, as they are at `now`.
     pub fn rows(&self, now: Timestamp) -> Vec<WorkerRow> {
-        let row = |row: &WorkerRow| WorkerRow { benched: self.benches.of(&row.worker, now), ..row.clone() };
+        let row = |row: &WorkerRow| {
+            let benches = self.benches.active(now).filter(|bench| bench.worker == row.worker);
+            WorkerRow {
+                benched: self.benches.of(&row.worker, now),
+                benches: benches.cloned().collect(),
+                ..row.clone()
+            }
+        };
         self.workers.values().map(row).collect()
     }
 }
@@ -234,7 +256,9 @@ mod tests {
         let (answer, _) = roster.hello(request("w-1", SectorSize::KiB2, false), at(1));
         let JoinAnswer::Welcome { benched, .. } = answer else { panic!("{answer:?}") };
         assert_eq!(benched, Benched::from([(kind, at(3600))]));
-        assert_eq!(roster.rows(at(1))[0].benched, benched);
+        let row = &roster.rows(at(1))[0];
+        assert_eq!((&row.benched, row.benches[0].reason.as_str()), (&benched, "CommR is all zeros"));
+        assert_eq!(row.state(), "live; benched for add-piece until 1970-01-01T01:00:00Z");
         assert_eq!((roster.per_kind(at(1)), roster.benched_per_kind(at(1))[&kind]), (BTreeMap::new(), 1));
         let reason = roster.nobody_takes(kind, at(1)).unwrap();
         assert_eq!(reason, "w-1 is benched until 1970-01-01T01:00:00Z");

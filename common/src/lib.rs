@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod membership;
 pub mod name;
 pub mod null_proof;
+pub mod order;
 pub mod removal;
 pub mod retry;
 pub mod sector;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use async_nats::service::{Service, ServiceExt as _};
+use bytes::Bytes;
 use futures::StreamExt as _;
 
 /// Keeps a process registered while it lives.
@@ -10,10 +11,14 @@ pub struct Registered {
     service: Service,
 }
 
+/// Answers a control request that is not empty.
+pub type Orders = Box<dyn Fn(&[u8]) -> Bytes + Send + Sync>;
+
 /// Registers an instance of `name` (`sealfarm-agent`, `sealfarm-worker`) with an endpoint of its own.
 ///
-/// The endpoint answers any request on `control_subject` with the metadata as JSON, so
-/// `nats req <control subject> ''` asks one instance who it is.
+/// The endpoint answers an empty request on `control_subject` with the metadata as JSON, so
+/// `nats req <control subject> ''` asks one instance who it is. Others are `orders`' to answer; without
+/// those they are answered like an empty one.
 ///
 /// # Errors
 /// When NATS does not accept the service's subjects.
@@ -23,8 +28,9 @@ pub async fn register(
     description: &str,
     control_subject: &str,
     metadata: HashMap<String, String>,
+    orders: Option<Orders>,
 ) -> Result<Registered, async_nats::Error> {
-    let answer = serde_json::to_vec(&metadata)?;
+    let who: Bytes = serde_json::to_vec(&metadata)?.into();
     let service = client
         .service_builder()
         .description(description)
@@ -35,7 +41,11 @@ pub async fn register(
     let mut endpoint = service.endpoint_builder().name("control").add(control_subject).await?;
     tokio::spawn(async move {
         while let Some(request) = endpoint.next().await {
-            if let Err(error) = request.respond(Ok(answer.clone().into())).await {
+            let answer = match &orders {
+                Some(orders) if !request.message.payload.is_empty() => orders(&request.message.payload),
+                _ => who.clone(),
+            };
+            if let Err(error) = request.respond(Ok(answer)).await {
                 tracing::debug!(%error, "a control request went unanswered");
             }
         }

@@ -100,7 +100,7 @@ async fn an_agent_has_all_it_needs_at_the_hub() {
     let metadata = HashMap::from([("site".to_owned(), "a".to_owned())]);
     let control = names.agent_control(&a);
     let client = bus.client();
-    let registered = service::register(&client, "sealfarm-agent", "an agent", &control, metadata);
+    let registered = service::register(&client, "sealfarm-agent", "an agent", &control, metadata, None);
     let registered = registered.await.unwrap();
     settled(&bus, &consumer.stream, &consumer.name).await;
     let answer = miner.ask(message(control), LIMIT).await.unwrap();
@@ -153,7 +153,8 @@ async fn a_worker_has_all_it_needs_at_its_site() {
 
     let control = site.worker_control(&"w-1".parse().unwrap());
     let client = bus.client();
-    let registered = service::register(&client, "sealfarm-worker", "a worker", &control, HashMap::new());
+    let registered =
+        service::register(&client, "sealfarm-worker", "a worker", &control, HashMap::new(), None);
     let registered = registered.await.unwrap();
     settled(&bus, &site.tasks_stream(), "add-piece").await;
     assert_eq!(agent_bus.ask(message(control), LIMIT).await.unwrap().payload, "{}");

@@ -2,6 +2,7 @@
 
 pub mod bulk;
 mod joining;
+mod orders;
 pub mod web;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::joining::Door;
 use self::joining::admit;
+pub use self::orders::{DrainParams, UnbenchParams};
 use crate::driver::Handle;
 use crate::flights::TaskRow;
 use crate::site::WorkerRow;
@@ -27,7 +29,7 @@ use crate::site::WorkerRow;
 /// The methods and what each asks of a token, for both sides.
 pub mod method {
     use sealfarm_common::rpc::{Method, joining};
-    use sealfarm_common::token::Permission::Read;
+    use sealfarm_common::token::Permission::{Admin, Read};
 
     /// Answers [`super::Overview`].
     pub const INFO: Method = Method::new("Sealfarm.AgentInfo", Read);
@@ -38,8 +40,13 @@ pub mod method {
     /// Answers the [`super::StoreRow`]s.
     pub const STORE: Method = Method::new("Sealfarm.StoreList", Read);
 
+    /// Takes [`super::UnbenchParams`], answers the task kinds. A worker's token does not suffice.
+    pub const UNBENCH: Method = Method::new("Sealfarm.WorkersUnbench", Admin);
+    /// Takes [`super::DrainParams`], answers nothing.
+    pub const DRAIN: Method = Method::new("Sealfarm.AgentDrain", Admin);
+
     /// All of them, with the way in for workers.
-    pub const ALL: [Method; 5] = [INFO, WORKERS, TASKS, STORE, joining::JOIN];
+    pub const ALL: [Method; 7] = [INFO, WORKERS, TASKS, STORE, UNBENCH, DRAIN, joining::JOIN];
 }
 
 /// What `info` shows.
@@ -58,6 +65,23 @@ pub struct Overview {
     pub dropped: u64,
     /// Lines of sectors' histories for which there was no room, since the start: the hub never hears them.
     pub lines_dropped: u64,
+}
+
+impl Overview {
+    /// Whether sectors are begun here, and if not why, in words.
+    pub fn state(&self) -> String {
+        state(&self.agent)
+    }
+}
+
+pub(crate) fn state(agent: &AgentInfo) -> String {
+    let paused = agent.condition.paused.as_ref().map(|reason| format!("no sector is begun: {reason}"));
+    match (agent.draining, paused) {
+        (true, None) => "draining: no sector is begun, what is here goes on".to_owned(),
+        (true, Some(paused)) => format!("draining; {paused}"),
+        (false, Some(paused)) => paused,
+        (false, None) => "taking sectors".to_owned(),
+    }
 }
 
 /// A sector in the store.
@@ -170,5 +194,7 @@ pub fn methods(handle: &Handle, door: Door) -> Methods {
             async move { Ok::<Vec<TaskRow>, ExitError>(answer) }
         })
         .with(method::STORE, move |(): ()| read_store(store.clone()))
+        .with(method::UNBENCH, orders::unbenching(handle))
+        .with(method::DRAIN, orders::draining(handle))
         .with(way_in::JOIN, move |request| admit(door.clone(), keeper.clone(), request))
 }

@@ -11,7 +11,8 @@ use sealfarm_common::rpc::page::{Page, Table};
 use sealfarm_common::sector::ProverKind;
 use sealfarm_common::task::TaskKind;
 
-use super::{StoreRow, read_store};
+use super::{StoreRow, read_store, state};
+use crate::benches::Bench;
 use crate::driver::Handle;
 use crate::flights::TaskRow;
 
@@ -53,6 +54,9 @@ fn figures(handle: &Handle) -> SiteFigures {
         lines_dropped: handle.lines_dropped(),
         free_store_bytes: info.free_store_bytes,
         workers: info.workers,
+        benched: info.condition.benched,
+        paused: info.condition.paused.is_some(),
+        draining: info.draining,
         queued: per_kind(false),
         running: per_kind(true),
     }
@@ -62,22 +66,27 @@ fn describe(handle: &Handle, sectors: &[StoreRow]) -> Page {
     let info = handle.info().borrow().clone();
     let farm = handle.farm();
     let null = info.prover == ProverKind::Null;
+    let paused = info.condition.paused.as_ref().map(|reason| format!("NO SECTOR IS BEGUN HERE: {reason}"));
+    let standing = state(&info);
     Page {
         title: format!("sealfarm agent {}", info.id),
-        notices: null.then(|| NULL_NOTICE.to_owned()).into_iter().collect(),
+        notices: null.then(|| NULL_NOTICE.to_owned()).into_iter().chain(paused).collect(),
         facts: vec![
             ("version", info.version),
             ("miner", farm.miner.to_string()),
             ("sector size", farm.sector_size.to_string()),
             ("prover", info.prover.to_string()),
-            ("state", if info.draining { "draining" } else { "taking sectors" }.to_owned()),
+            ("state", standing),
             ("jobs in custody", handle.jobs_in_custody().to_string()),
             ("outdated jobs and results dropped", handle.dropped().to_string()),
             ("lines of histories dropped", handle.lines_dropped().to_string()),
             ("store", handle.store().root().display().to_string()),
             ("free in the store", gibibytes(info.free_store_bytes)),
         ],
-        tables: vec![tasks(&handle.tasks()), workers(handle), store(sectors)],
+        tables: [Some(tasks(&handle.tasks())), Some(workers(handle)), benches(handle), Some(store(sectors))]
+            .into_iter()
+            .flatten()
+            .collect(),
     }
 }
 
@@ -102,13 +111,13 @@ fn tasks(rows: &[TaskRow]) -> Table {
 fn workers(handle: &Handle) -> Table {
     let rows = handle.workers().into_iter().map(|row| {
         let slots: Vec<String> = row.slots.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-        let state = if row.draining { "draining" } else { "live" };
+        let state = row.state();
         vec![
             row.worker.to_string(),
             row.host,
             row.version,
             slots.join(", "),
-            state.to_owned(),
+            state,
             format!("{:.0}", row.heard),
         ]
     });
@@ -117,6 +126,25 @@ fn workers(handle: &Handle) -> Table {
         columns: vec!["worker", "host", "version", "slots", "state", "heard"],
         rows: rows.collect(),
     }
+}
+
+/// The benches that hold, also of workers that are not here; `None` where there are none.
+fn benches(handle: &Handle) -> Option<Table> {
+    let row = |bench: Bench| {
+        vec![
+            bench.worker.to_string(),
+            bench.task.to_string(),
+            format!("{:.0}", bench.until),
+            bench.times.to_string(),
+            bench.reason,
+        ]
+    };
+    let rows: Vec<_> = handle.benches().into_iter().map(row).collect();
+    (!rows.is_empty()).then(|| Table {
+        heading: "Benched workers".to_owned(),
+        columns: vec!["worker", "gets no", "until", "times in a row", "reason"],
+        rows,
+    })
 }
 
 fn store(sectors: &[StoreRow]) -> Table {

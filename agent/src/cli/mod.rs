@@ -4,6 +4,7 @@ mod auth;
 mod config;
 mod fetch;
 mod init;
+mod orders;
 mod run;
 mod show;
 mod site_config;
@@ -14,7 +15,7 @@ use clap::{Parser, Subcommand};
 use sealfarm_common::cli::{EdgeFlags, JsonFlag, LogArgs, ORDER, block_on, home_of, print_json};
 use sealfarm_common::exit::{self, ExitCode, ExitError};
 use sealfarm_common::rpc::AuthCommand;
-use sealfarm_common::task::WorkerId;
+use sealfarm_common::task::{TaskKind, WorkerId};
 
 /// The agent: takes a site's jobs into custody and fans them out to its workers.
 ///
@@ -46,6 +47,12 @@ enum Command {
     /// Workers of the site.
     #[command(subcommand)]
     Workers(Workers),
+    /// Begins no further sector; what is here goes on to its end. Outlives a restart.
+    Drain {
+        /// Begins sectors again.
+        #[arg(long)]
+        off: bool,
+    },
     /// Tasks of the site.
     #[command(subcommand)]
     Tasks(List),
@@ -73,6 +80,13 @@ enum Workers {
         /// The file, for that worker alone.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+    },
+    /// Gives a benched worker tasks again.
+    Unbench {
+        /// The worker.
+        worker: WorkerId,
+        /// Tasks of this kind alone, such as `pre-commit-2`.
+        task: Option<TaskKind>,
     },
     /// Voids a worker's credentials, as when they were lost to somebody.
     Revoke {
@@ -104,6 +118,10 @@ impl Cli {
             Command::Run(flags) => block_on(run::run(&repo, &flags)),
             Command::Info(flag) => block_on(show::info(&repo, flag.json)),
             Command::Workers(Workers::List(flag)) => block_on(show::workers(&repo, flag.json)),
+            Command::Workers(Workers::Unbench { worker, task }) => {
+                block_on(orders::unbench(&repo, worker, task))
+            }
+            Command::Drain { off } => block_on(orders::drain(&repo, off)),
             Command::Workers(Workers::Credentials { worker, out }) => {
                 site_config::credentials(&repo, &worker, &out)
             }

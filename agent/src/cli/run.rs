@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use sealfarm_common::bundle::BundleFacts;
 use sealfarm_common::cli::EdgeFlags;
 use sealfarm_common::clock::Clock;
@@ -15,6 +16,7 @@ use sealfarm_common::etcd::{Etcd, EtcdError, RegistrationHandle};
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
 use sealfarm_common::membership::FarmInfo;
+use sealfarm_common::order::{Order, OrderAnswer};
 use sealfarm_common::readiness;
 use sealfarm_common::rpc::{self, Health, Keys, Ports, Services};
 use sealfarm_common::sector::{MinerId, ProverKind};
@@ -23,8 +25,9 @@ use sealfarm_common::store::Store;
 use sealfarm_common::tls;
 use sealfarm_nats::connect::{self, ConnectError, NatsAddress, State};
 use sealfarm_nats::jetstream::JetStreamBus;
-use sealfarm_nats::service::{self, Registered};
+use sealfarm_nats::service::{self, Orders, Registered};
 use sealfarm_nats::subjects::{Hub, Site};
+use sealfarm_nats::wire;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::SECRET_FILE;
@@ -141,7 +144,7 @@ impl Agent {
         }
         let registration = etcd.register(farm.miner, handle.info().borrow().clone(), ttl, stop.clone());
         let telling = tokio::spawn(tell(handle.clone(), registration.handle()));
-        let services = register_services(&hub, &site, &id, &farm).await;
+        let services = register_services(&hub, &site, &id, &farm, &handle).await;
         rpc::ensure_secret(repo, SECRET_FILE)?;
         let keys = Keys::of_file(repo.join(SECRET_FILE));
         rpc::publish_address(repo, &ports.api_address())?;
@@ -276,6 +279,7 @@ async fn register_services(
     site: &connect::Client,
     id: &AgentId,
     farm: &FarmInfo,
+    handle: &Handle,
 ) -> Vec<Registered> {
     let metadata: HashMap<String, String> = [
         ("agent", id.to_string()),
@@ -291,12 +295,31 @@ async fn register_services(
     let mut registered = Vec::new();
     for (client, control) in places {
         let description = "takes a site's jobs into custody and fans them out to its workers";
-        match service::register(client, "sealfarm-agent", description, &control, metadata.clone()).await {
+        let (handle, metadata) = (handle.clone(), metadata.clone());
+        let orders: Orders = Box::new(move |order| carry_out(&handle, order));
+        let name = "sealfarm-agent";
+        match service::register(client, name, description, &control, metadata, Some(orders)).await {
             Ok(service) => registered.push(service),
             Err(error) => tracing::warn!(%error, control, "not registered as a NATS service"),
         }
     }
     registered
+}
+
+/// Does what is asked on a control subject, and answers.
+fn carry_out(handle: &Handle, order: &[u8]) -> Bytes {
+    let done = match wire::decode(order) {
+        Ok(Order::Drain { on }) => handle.drain(on).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let answer = match done {
+        Ok(()) => OrderAnswer::Done,
+        Err(reason) => {
+            tracing::warn!(reason, "an order is not carried out");
+            OrderAnswer::Refused { reason }
+        }
+    };
+    wire::encode(&answer).unwrap_or_default()
 }
 
 /// Wrong where the site is not connected: no task reaches a worker then. A cut to the hub is waited out.

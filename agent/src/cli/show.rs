@@ -31,11 +31,11 @@ pub(super) async fn info(repo: &Path, json: bool) -> Result<(), ExitError> {
     }
     sealfarm_common::outln!("store:    {}, {} bytes free", overview.store, agent.free_store_bytes);
     sealfarm_common::outln!("workers:  {}", counts(&agent.workers));
-    sealfarm_common::outln!(
-        "custody:  {} jobs{}",
-        overview.jobs_in_custody,
-        if agent.draining { ", draining" } else { "" }
-    );
+    if !agent.condition.benched.is_empty() {
+        sealfarm_common::outln!("benched:  {}", counts(&agent.condition.benched));
+    }
+    sealfarm_common::outln!("state:    {}", overview.state());
+    sealfarm_common::outln!("custody:  {} jobs", overview.jobs_in_custody);
     sealfarm_common::outln!("outdated: {} dropped", overview.dropped);
     sealfarm_common::outln!("history:  {} lines dropped for want of room", overview.lines_dropped);
     Ok(())
@@ -49,18 +49,32 @@ pub(super) async fn workers(repo: &Path, json: bool) -> Result<(), ExitError> {
     }
     let mut table = Table::new();
     table.set_header(["worker", "host", "version", "slots", "state", "heard"]);
+    let mut benches = Table::new();
+    benches.set_header(["worker", "gets no", "until", "times in a row", "because"]);
     for row in rows {
-        let state = if row.draining { "draining" } else { "live" };
+        let state = row.state();
+        for bench in row.benches {
+            benches.add_row([
+                bench.worker.to_string(),
+                bench.task.to_string(),
+                format!("{:.0}", bench.until),
+                bench.times.to_string(),
+                bench.reason,
+            ]);
+        }
         table.add_row([
             row.worker.to_string(),
             row.host,
             row.version,
             counts(&row.slots),
-            state.to_owned(),
+            state,
             row.heard.to_string(),
         ]);
     }
     sealfarm_common::outln!("{table}");
+    if benches.row_count() > 0 {
+        sealfarm_common::outln!("{benches}");
+    }
     Ok(())
 }
 

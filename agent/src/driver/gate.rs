@@ -40,7 +40,9 @@ impl Shared {
             let sealing = state.flights.sectors_in(JobKind::PreCommit);
             let others = sealing.iter().copied().filter(|number| *number != job.sector.number);
             let room = Room::beside(others, &state.figures.written, free, self.whole_bytes());
-            if state.draining {
+            // What has begun here goes on, asked for anew or not.
+            let begun = written > 0 || sealing.contains(&job.sector.number);
+            if state.draining && !begun {
                 return Err("the agent is draining".to_owned());
             } else if sealing.len() >= most {
                 let sealing = sealing.len();

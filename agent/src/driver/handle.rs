@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use sealfarm_common::membership::{AgentInfo, FarmInfo};
-use sealfarm_common::store::Store;
+use sealfarm_common::store::{Store, StoreError};
 use sealfarm_common::task::{TaskKind, WorkerId};
 use tokio::sync::watch;
 
@@ -82,10 +82,12 @@ impl Handle {
         &self.0.store
     }
 
-    /// With `true`, no further sector is begun; what is here is finished.
-    pub fn drain(&self, draining: bool) {
-        self.0.state().draining = draining;
-        self.0.refresh();
+    /// With `true`, no further sector is begun; what is here is finished. Outlives this process.
+    ///
+    /// # Errors
+    /// When that cannot be written in the store: nothing has changed then.
+    pub fn drain(&self, draining: bool) -> Result<(), StoreError> {
+        self.0.drain(draining)
     }
 
     /// Takes nothing new and ends after what is in hand.

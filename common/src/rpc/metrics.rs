@@ -127,6 +127,12 @@ pub struct SiteFigures {
     pub free_store_bytes: u64,
     /// Workers that take a task kind.
     pub workers: BTreeMap<TaskKind, u32>,
+    /// Workers that get no tasks of a kind, because they gave what did not verify.
+    pub benched: BTreeMap<TaskKind, u32>,
+    /// No sector is begun for want of room.
+    pub paused: bool,
+    /// No sector is begun because an operator says so.
+    pub draining: bool,
     /// Tasks that wait, per kind.
     pub queued: BTreeMap<TaskKind, u64>,
     /// Tasks that run, per kind.
@@ -167,6 +173,13 @@ impl SiteFigures {
         let task = |kind: TaskKind| ("task", kind.to_string());
         let workers = TaskKind::ALL.map(|kind| (vec![task(kind)], count(&self.workers, kind).into()));
         gauge(&mut registry, "workers", "Workers that take a task kind", None, workers);
+        let benched = TaskKind::ALL.map(|kind| (vec![task(kind)], count(&self.benched, kind).into()));
+        let help = "Workers that get no tasks of a kind, because they gave what did not verify";
+        gauge(&mut registry, "workers_benched", help, None, benched);
+        let help = "1 where no sector is begun: for want of room in the store, by an operator's order";
+        let not_begun = [("full", self.paused), ("draining", self.draining)]
+            .map(|(why, holds)| (vec![("reason", why.to_owned())], u64::from(holds)));
+        gauge(&mut registry, "sectors_paused", help, None, not_begun);
         let tasks = TaskKind::ALL.into_iter().flat_map(|kind| {
             [("queued", count(&self.queued, kind)), ("running", count(&self.running, kind))]
                 .map(|(state, n)| (vec![task(kind), ("state", state.to_owned())], n))
@@ -263,6 +276,8 @@ mod tests {
         let text = SiteFigures {
             queued: BTreeMap::from([(TaskKind::Commit2, 7)]),
             free_store_bytes: 42,
+            benched: BTreeMap::from([(TaskKind::Commit2, 1)]),
+            paused: true,
             ..SiteFigures::default()
         }
         .render();
@@ -271,6 +286,10 @@ mod tests {
             "sealfarm_tasks{task=\"commit-2\",state=\"running\"} 0",
             "sealfarm_workers{task=\"finalize\"} 0",
             "sealfarm_store_free_bytes{} 42",
+            "sealfarm_workers_benched{task=\"commit-2\"} 1",
+            "sealfarm_workers_benched{task=\"finalize\"} 0",
+            "sealfarm_sectors_paused{reason=\"full\"} 1",
+            "sealfarm_sectors_paused{reason=\"draining\"} 0",
             "sealfarm_agent_dropped_total{} 0",
             "sealfarm_history_lines_dropped_total{} 0",
             "sealfarm_jobs_in_custody{} 0",

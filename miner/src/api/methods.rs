@@ -20,6 +20,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub use super::draining::DrainParams;
 use super::hosts::agent_of_host;
 use super::views::{AgentRow, DEV_CHAIN_NOTICE, HistoryLine, Info, NULL_NOTICE, SectorDetail, SectorRow};
 use crate::chain::Chain;
@@ -68,6 +69,8 @@ pub mod method {
     pub const REMOVE: Method = Method::new("Sealfarm.SectorsRemove", Admin);
     /// Takes [`super::AgentParams`], answers nothing.
     pub const AGENT_DEAD: Method = Method::new("Sealfarm.AgentsDead", Write);
+    /// Takes [`super::DrainParams`], answers nothing.
+    pub const AGENT_DRAIN: Method = Method::new("Sealfarm.AgentsDrain", Write);
     /// Answers the [`JobRow`](crate::api::views::JobRow)s.
     pub const JOBS: Method = Method::new("Sealfarm.JobsList", Read);
     /// Takes [`super::SectorParams`], answers [`Why`](crate::api::views::Why).
@@ -82,7 +85,7 @@ pub mod method {
     pub const INFO: Method = Method::new("Sealfarm.Info", Read);
 
     /// All of them, with what workers ask.
-    pub const ALL: [Method; 12] = [
+    pub const ALL: [Method; 13] = [
         PLEDGE,
         RETRY,
         MOVE,
@@ -91,6 +94,7 @@ pub mod method {
         STATUS,
         AGENTS,
         AGENT_DEAD,
+        AGENT_DRAIN,
         JOBS,
         WHY,
         INFO,
@@ -270,6 +274,10 @@ pub fn methods(context: &Arc<Context>) -> Methods {
         .with(
             method::AGENT_DEAD,
             asking(context, |context, AgentParams { agent }| async move { context.give_up(agent).await }),
+        )
+        .with(
+            method::AGENT_DRAIN,
+            asking(context, |context, params| async move { context.drain(params).await }),
         )
         .with(method::JOBS, asking(context, |context, _: IgnoredAny| async move { context.jobs().await }))
         .with(

@@ -165,6 +165,14 @@ enum Agents {
         /// The agent.
         agent: AgentId,
     },
+    /// Has an agent begin no further sector; what its site has goes on. Outlives restarts.
+    Drain {
+        /// The agent.
+        agent: AgentId,
+        /// Has it begin sectors again.
+        #[arg(long)]
+        off: bool,
+    },
     /// Registers an agent and makes its bundle: the same as `pack`.
     Add(Box<pack::PackArgs>),
     /// Writes an agent's credentials for the hub; the hub needs no change for it.
@@ -200,6 +208,7 @@ impl Cli {
             Command::Info { json } => block_on(show::info(&repo, json)),
             Command::Agents(Agents::List { json }) => block_on(show::agents(&repo, json)),
             Command::Agents(Agents::Dead { agent }) => block_on(orders::dead(&repo, agent)),
+            Command::Agents(Agents::Drain { agent, off }) => block_on(orders::drain(&repo, agent, off)),
             Command::Jobs(Jobs::List { json }) => block_on(orders::jobs(&repo, json)),
             Command::Jobs(Jobs::Why { number, json }) => block_on(orders::why(&repo, number, json)),
             Command::Agents(Agents::Credentials { agent, out }) => {

@@ -11,7 +11,7 @@ use super::print_json;
 use super::repo::Repo;
 use super::show::{client, moment};
 use crate::api::method;
-use crate::api::methods::{AgentParams, MoveParams, RemoveParams, SectorParams};
+use crate::api::methods::{AgentParams, DrainParams, MoveParams, RemoveParams, SectorParams};
 use crate::api::views::{JobRow, SectorDetail, Why};
 
 /// Stands for the agent that suits best.
@@ -85,6 +85,17 @@ fn confirm(question: &str) -> Result<(), ExitError> {
 pub(super) async fn dead(repo: &Repo, agent: AgentId) -> Result<(), ExitError> {
     let () = client(repo)?.call(method::AGENT_DEAD, AgentParams { agent: agent.clone() }).await?;
     sealfarm_common::outln!("agent {agent} is given up; what it has not proven is sealed elsewhere");
+    Ok(())
+}
+
+/// `agents drain`.
+pub(super) async fn drain(repo: &Repo, agent: AgentId, off: bool) -> Result<(), ExitError> {
+    let params = DrainParams { agent: agent.clone(), drain: !off };
+    let () = client(repo)?.call(method::AGENT_DRAIN, params).await?;
+    match off {
+        false => sealfarm_common::outln!("agent {agent} begins no further sector; what it has goes on"),
+        true => sealfarm_common::outln!("agent {agent} begins sectors again"),
+    }
     Ok(())
 }
 

@@ -188,6 +188,7 @@ pub async fn run(args: RunArgs) -> Result<(), ExitError> {
         "runs the proof phases of a site's sectors",
         &site.worker_control(&settings.worker),
         metadata(&settings, &access.agent, &store, &host),
+        None,
     )
     .await
     .map_err(|e| ExitError::new(ExitCode::Unreachable, format!("cannot register with NATS: {e}")))?;
