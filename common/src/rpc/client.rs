@@ -30,13 +30,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// A connection to the API of one process.
 #[derive(Debug, Clone)]
 pub struct Client {
-    http: HttpClient<RpcLogger<RpcService<Transport>>>,
+    http: Http,
     place: String,
     caller: Caller,
 }
 
-type Transport = MapResponse<HttpBackend, fn(HttpAnswer) -> HttpAnswer>;
-type HttpAnswer = <HttpBackend as Service<HttpRequest>>::Response;
+pub(super) type Http = HttpClient<RpcLogger<RpcService<Transport>>>;
+pub(super) type Transport = MapResponse<HttpBackend, fn(HttpAnswer) -> HttpAnswer>;
+pub(super) type HttpAnswer = <HttpBackend as Service<HttpRequest>>::Response;
 
 /// A refused token is told with HTTP status 401 and an ordinary JSON-RPC error in the body, which the
 /// client would not read.
@@ -48,7 +49,7 @@ fn as_answer(mut answer: HttpAnswer) -> HttpAnswer {
 }
 
 /// Parameters that are already JSON.
-struct Encoded(Box<RawValue>);
+pub(super) struct Encoded(pub(super) Box<RawValue>);
 
 impl ToRpcParams for Encoded {
     fn to_rpc_params(self) -> Result<Option<Box<RawValue>>, serde_json::Error> {
@@ -104,29 +105,8 @@ impl Client {
     /// When the token cannot stand in a header, the address in a URL, or a file of the caller's TLS
     /// cannot be used.
     pub fn new(info: &ApiInfo, caller: Caller) -> Result<Self, ExitError> {
-        let place = info.address.base_url();
-        let bad =
-            |what: &str| ExitError::new(ExitCode::BadInput, format!("the {what} for {place} is not usable"));
-        let mut headers = HeaderMap::new();
-        if let Some(token) = &info.token {
-            let mut value =
-                HeaderValue::from_str(&format!("Bearer {}", token.expose())).map_err(|_| bad("token"))?;
-            value.set_sensitive(true);
-            headers.insert("authorization", value);
-        }
-        let service = ServiceBuilder::new().map_response(as_answer as fn(HttpAnswer) -> HttpAnswer);
-        let builder = HttpClientBuilder::default();
-        let builder = match info.address.is_tls() {
-            true => builder.with_custom_cert_store(caller.config()?),
-            false => builder,
-        };
-        let http = builder
-            .set_headers(headers)
-            .request_timeout(ANSWER_WITHIN)
-            .set_http_middleware(service)
-            .build(info.address.rpc_url())
-            .map_err(|error| bad("address").because(error))?;
-        Ok(Self { http, place, caller })
+        let http = connect(info, &caller, ANSWER_WITHIN, as_answer)?;
+        Ok(Self { http, place: info.address.base_url(), caller })
     }
 
     /// Calls `method`. `params` is a tuple, a struct, or `()` for none.
@@ -178,6 +158,40 @@ impl Client {
             other => ExitError::new(ExitCode::Failure, format!("{method} at {place}")).because(other),
         }
     }
+}
+
+/// The client for an address: its token in every request, `as_answer` over every answer.
+///
+/// # Errors
+/// As [`Client::new`].
+pub(super) fn connect(
+    info: &ApiInfo,
+    caller: &Caller,
+    answer_within: Duration,
+    as_answer: fn(HttpAnswer) -> HttpAnswer,
+) -> Result<Http, ExitError> {
+    let place = info.address.base_url();
+    let bad =
+        |what: &str| ExitError::new(ExitCode::BadInput, format!("the {what} for {place} is not usable"));
+    let mut headers = HeaderMap::new();
+    if let Some(token) = &info.token {
+        let mut value =
+            HeaderValue::from_str(&format!("Bearer {}", token.expose())).map_err(|_| bad("token"))?;
+        value.set_sensitive(true);
+        headers.insert("authorization", value);
+    }
+    let service = ServiceBuilder::new().map_response(as_answer);
+    let builder = HttpClientBuilder::default();
+    let builder = match info.address.is_tls() {
+        true => builder.with_custom_cert_store(caller.config()?),
+        false => builder,
+    };
+    builder
+        .set_headers(headers)
+        .request_timeout(answer_within)
+        .set_http_middleware(service)
+        .build(info.address.rpc_url())
+        .map_err(|error| bad("address").because(error))
 }
 
 /// Nobody is there, or who is there does not answer.

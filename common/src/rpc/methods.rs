@@ -92,7 +92,7 @@ impl Methods {
     }
 
     /// Answers one request; `None` where the text is no request.
-    pub(super) async fn answer(&self, request: &str) -> Option<String> {
+    pub async fn answer(&self, request: &str) -> Option<String> {
         let (answer, _) = self.module.raw_json_request(request, 1).await.ok()?;
         Some(answer.get().to_owned())
     }
