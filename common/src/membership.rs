@@ -82,7 +82,7 @@ pub struct FarmInfo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChainKind {
-    /// The dev chain inside the miner: nothing on it is worth anything.
+    /// A dev chain, the miner's own or one that several share: nothing on it is worth anything.
     #[default]
     Dev,
     /// A network, by way of a full node.
@@ -124,6 +124,12 @@ impl FarmInfo {
     pub const fn new(miner: MinerId, sector_size: SectorSize, prover: ProverKind) -> Self {
         let (schema, proof, chain) = (Self::SCHEMA, sector_size.seal_proof(), ChainKind::Dev);
         Self { schema, miner, sector_size, proof, prover, chain, wallets: Wallets::UNKNOWN }
+    }
+
+    /// The same farm on another chain.
+    #[must_use]
+    pub const fn on_chain(self, chain: ChainKind) -> Self {
+        Self { chain, ..self }
     }
 
     /// The same farm, with the wallets of its miner.

@@ -238,6 +238,11 @@ impl SealProof {
         }
     }
 
+    /// The proof of this number; `None` for one that is not made here.
+    pub fn of_number(number: i64) -> Option<Self> {
+        SectorSize::ALL.into_iter().map(SectorSize::seal_proof).find(|proof| proof.number() == number)
+    }
+
     /// The sector size it seals.
     pub const fn sector_size(self) -> SectorSize {
         match self {

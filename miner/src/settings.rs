@@ -1,6 +1,6 @@
 //! The miner's configuration: its keys, its file, and what follows from both.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sealfarm_common::address::ActorAddress;
@@ -9,7 +9,7 @@ use sealfarm_common::configuration::{
     ApiSection, CLI_KEYS, ClientTlsSection, ConfigurationError, Key, Loaded, Loader, Origin,
     SealAgentSection, client_tls, duration_text,
 };
-use sealfarm_common::membership::{FarmInfo, Wallets};
+use sealfarm_common::membership::{ChainKind, FarmInfo, Wallets};
 use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
 use sealfarm_nats::connect::NatsAddress;
 use sealfarm_nats::role::Role;
@@ -17,6 +17,7 @@ use sealfarm_nats::streams;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::dev::{self, DevChainConfig};
+use crate::chain::{ChainEpoch, default_confidence, default_finality, prover_of_dev_network};
 use crate::driver::DEFAULT_DEAD_AFTER;
 
 /// Names the miner to workers and agents. A miner's own store says whose it is; this must agree.
@@ -49,6 +50,12 @@ pub const KEYS: &[Key] = &[
     Key::new("NATS.KeyFile").variable("SEALFARM_NATS_KEY_FILE"),
     Key::new("NATS.Replicas").variable("SEALFARM_NATS_REPLICAS"),
     Key::new("NATS.AckWait").variable("SEALFARM_NATS_ACK_WAIT"),
+    Key::new("Chain.Kind").variable("SEALFARM_CHAIN_KIND"),
+    Key::new("Chain.LotusPath").variable("LOTUS_PATH"),
+    Key::new("Chain.ApiInfo").variable("FULLNODE_API_INFO").secret(),
+    Key::new("Chain.CaFile").variable("SEALFARM_CHAIN_CA_FILE"),
+    Key::new("Chain.Network").variable("SEALFARM_CHAIN_NETWORK"),
+    Key::new("Chain.Confidence").variable("SEALFARM_CHAIN_CONFIDENCE"),
     Key::new("DevChain.EpochDuration").variable("SEALFARM_EPOCH_DURATION"),
     Key::new("DevChain.ChallengeDelay").variable("SEALFARM_CHALLENGE_DELAY"),
     Key::new("DevChain.Profile").variable("SEALFARM_CHAIN_PROFILE"),
@@ -62,10 +69,10 @@ pub const KEYS: &[Key] = &[
 pub struct FarmSection {
     /// Whose sectors.
     pub miner: MinerId,
-    /// The miner's owner; the dev chain's, where none is named.
+    /// The miner's owner; the chain's, where none is named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<ActorAddress>,
-    /// The miner's worker; the dev chain's, where none is named.
+    /// The miner's worker; the chain's, where none is named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker: Option<ActorAddress>,
     /// The size of all of them.
@@ -100,6 +107,76 @@ pub struct NatsSection {
 
 const fn ack_wait() -> Duration {
     streams::ACK_WAIT
+}
+
+/// `[Chain]`: where sectors are proven.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ChainSection {
+    /// The embedded chain, or a full node's.
+    pub kind: ChainKind,
+    /// The repository of the node, with its files `api` and `token`.
+    pub lotus_path: String,
+    /// `TOKEN:MULTIADDR` of the node; empty: the repository says it.
+    pub api_info: String,
+    /// The CA of the node's certificate, PEM; empty: those of the system.
+    pub ca_file: String,
+    /// The network that is meant; empty: whichever the node is on.
+    pub network: String,
+    /// A landing with so many epochs on top is looked at once more.
+    pub confidence: ChainEpoch,
+}
+
+impl Default for ChainSection {
+    fn default() -> Self {
+        let none = String::new;
+        let (lotus_path, confidence) = (LOTUS_PATH.to_owned(), default_confidence());
+        Self {
+            kind: ChainKind::Dev,
+            lotus_path,
+            api_info: none(),
+            ca_file: none(),
+            network: none(),
+            confidence,
+        }
+    }
+}
+
+/// Where Lotus keeps its files unless told otherwise.
+const LOTUS_PATH: &str = "~/.lotus";
+
+impl ChainSection {
+    /// The repository of the node; `~/` is the home of the user.
+    pub fn lotus_dir(&self) -> PathBuf {
+        let path = self.lotus_path.trim();
+        match (path.strip_prefix("~/"), std::env::home_dir()) {
+            (Some(rest), Some(home)) => home.join(rest),
+            _ => PathBuf::from(path),
+        }
+    }
+
+    /// What the farm's parts are told of the chain: a dev chain is one whoever serves it.
+    pub fn told(&self) -> ChainKind {
+        match self.kind {
+            ChainKind::Lotus if prover_of_dev_network(self.network.trim()).is_none() => ChainKind::Lotus,
+            _ => ChainKind::Dev,
+        }
+    }
+
+    /// [`Policy::confidence`](crate::chain::Policy::confidence), checked.
+    ///
+    /// # Errors
+    /// When it is not 1 to 900, which is finality.
+    pub fn confidence(&self) -> Result<ChainEpoch, ConfigurationError> {
+        if (1..=default_finality()).contains(&self.confidence) {
+            return Ok(self.confidence);
+        }
+        Err(ConfigurationError::Value {
+            key: "Chain.Confidence".to_owned(),
+            origin: Origin::Default,
+            reason: format!("`{}` is not 1 to {} epochs", self.confidence, default_finality()),
+        })
+    }
 }
 
 /// `[Election]`: which of several miners acts.
@@ -147,6 +224,9 @@ pub struct Settings {
     /// Where the hub is.
     #[serde(rename = "NATS")]
     pub nats: NatsSection,
+    /// Which chain.
+    #[serde(rename = "Chain", default)]
+    pub chain: ChainSection,
     /// The embedded chain.
     #[serde(rename = "DevChain", default)]
     pub dev_chain: DevChainConfig,
@@ -159,12 +239,21 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The farm as it is agreed on in etcd.
+    /// The farm as it is agreed on in etcd; of a network's miner only the wallets that are configured.
     pub fn farm_info(&self) -> FarmInfo {
-        let chains = dev::wallets(self.farm.miner);
-        let wallets =
-            Wallets { owner: self.farm.owner.or(chains.owner), worker: self.farm.worker.or(chains.worker) };
-        FarmInfo::new(self.farm.miner, self.farm.sector_size, self.farm.prover).with_wallets(wallets)
+        let told = self.chain.told();
+        let chains = match told {
+            ChainKind::Dev => dev::wallets(self.farm.miner),
+            ChainKind::Lotus => Wallets::UNKNOWN,
+        };
+        FarmInfo::new(self.farm.miner, self.farm.sector_size, self.farm.prover)
+            .on_chain(told)
+            .with_wallets(self.wallets_over(chains))
+    }
+
+    /// The wallets that are configured, and the chain's where none is.
+    pub fn wallets_over(&self, chains: Wallets) -> Wallets {
+        Wallets { owner: self.farm.owner.or(chains.owner), worker: self.farm.worker.or(chains.worker) }
     }
 
     /// Checks that `named` (the value of `MINER_ADDR`) is this miner: its ID, its owner or its worker.
@@ -257,6 +346,12 @@ pub struct FileValues {
     pub nats_url: String,
     /// `[NATS] Credentials`.
     pub nats_credentials: String,
+    /// `[Chain] Kind`.
+    pub chain: ChainKind,
+    /// `[Chain] LotusPath`.
+    pub lotus_path: String,
+    /// `[Chain] Network`.
+    pub network: String,
     /// `[DevChain] EpochDuration`.
     pub epoch_duration: String,
     /// `[DevChain] ChallengeDelay`; commented out where the profile decides.
@@ -277,6 +372,9 @@ impl Default for FileValues {
             serve_port: 40001,
             nats_url: "nats://127.0.0.1:4222".into(),
             nats_credentials: String::new(),
+            chain: ChainKind::Dev,
+            lotus_path: LOTUS_PATH.into(),
+            network: String::new(),
             epoch_duration: "1s".into(),
             challenge_delay: None,
         }
@@ -303,7 +401,7 @@ impl FileValues {
 [Farm]
 # The miner's ID address. MINER_ADDR, where it is set, must name the same miner.
 {miner}
-# The miner's wallets, by which MINER_ADDR may name it too; the embedded dev chain's unless set.
+# The miner's wallets, by which MINER_ADDR may name it too; the chain's unless set.
 {owner}
 {worker}
 # 2KiB, 8MiB, 512MiB, 32GiB or 64GiB. SECTOR_SIZE
@@ -359,6 +457,21 @@ Replicas = 1
 # A job or result that its receiver does not acknowledge for so long is delivered again. SEALFARM_NATS_ACK_WAIT
 AckWait = "60s"
 
+[Chain]
+# `dev`: embedded, with this store's own state. `lotus`: a full node's. SEALFARM_CHAIN_KIND
+Kind = "{chain}"
+# For `lotus`: the node's repository, whose files `api` and `token` are read. LOTUS_PATH
+LotusPath = {lotus_path}
+# TOKEN:MULTIADDR of the node, which beats LotusPath where it is set. FULLNODE_API_INFO
+ApiInfo = ""
+# Where that is https: the CA of the node's certificate, PEM; empty: those of the system. SEALFARM_CHAIN_CA_FILE
+CaFile = ""
+# The network that is meant, such as mainnet or calibrationnet; empty: whichever the node is on. `dev-chain run`
+# serves devchain, or devchain-null for null proofs, which have to be named. SEALFARM_CHAIN_NETWORK
+Network = {network}
+# A message that landed is looked at once more when so many epochs lie on top. SEALFARM_CHAIN_CONFIDENCE
+Confidence = {confidence}
+
 [DevChain]
 # How long an epoch of the embedded chain lasts. SEALFARM_EPOCH_DURATION
 EpochDuration = {epoch}
@@ -384,6 +497,10 @@ DeadAfter = "30m"
             serve_port = self.serve_port,
             nats = quoted(&self.nats_url),
             credentials = quoted(&self.nats_credentials),
+            chain = self.chain,
+            lotus_path = quoted(&self.lotus_path),
+            network = quoted(&self.network),
+            confidence = default_confidence(),
             epoch = quoted(&self.epoch_duration),
         )
     }
@@ -440,6 +557,56 @@ mod tests {
             error.contains("t02000") && error.contains("t01000") && error.contains("MINER_ADDR"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn lotus_path_and_fullnode_api_info_come_from_the_environment_and_a_token_is_not_shown() {
+        let defaults = FileValues { miner: Some(MinerId(1000)), ..FileValues::default() }.render();
+        let variables = |name: &str| match name {
+            "LOTUS_PATH" => Some("/data/lotus".to_owned()),
+            "FULLNODE_API_INFO" => Some("s3cret.x.y:/ip4/127.0.0.1/tcp/1234/http".to_owned()),
+            _ => None,
+        };
+        let loaded: Loaded<Settings> = Loader::new(KEYS, &defaults).environment(variables).load().unwrap();
+        assert_eq!(loaded.value.chain.lotus_dir(), Path::new("/data/lotus"));
+        assert!(loaded.value.chain.api_info.starts_with("s3cret"));
+        let shown = &loaded.settings;
+        assert_eq!(shown["Chain.LotusPath"].origin, Origin::Environment("LOTUS_PATH".into()));
+        assert_eq!(shown["Chain.ApiInfo"].origin, Origin::Environment("FULLNODE_API_INFO".into()));
+        assert_eq!(shown["Chain.ApiInfo"].value, "set");
+    }
+
+    #[test]
+    fn the_default_path_is_that_of_lotus_in_the_users_home() {
+        let home = std::env::home_dir().unwrap();
+        assert_eq!(ChainSection::default().lotus_dir(), home.join(".lotus"));
+    }
+
+    #[test]
+    fn the_farm_is_told_of_a_network_unless_the_node_is_said_to_serve_a_dev_chain() {
+        let told = |kind, network: &str| {
+            let values = FileValues {
+                miner: Some(MinerId(1000)),
+                chain: kind,
+                network: network.into(),
+                ..FileValues::default()
+            };
+            read(&values.render()).unwrap().farm_info()
+        };
+        assert_eq!(told(ChainKind::Dev, "").chain, ChainKind::Dev);
+        assert_eq!(told(ChainKind::Lotus, "devchain").chain, ChainKind::Dev);
+        assert_eq!(told(ChainKind::Lotus, "devchain-null").wallets, dev::wallets(MinerId(1000)));
+        let network = told(ChainKind::Lotus, "mainnet");
+        assert_eq!((network.chain, network.wallets), (ChainKind::Lotus, Wallets::UNKNOWN));
+    }
+
+    #[test]
+    fn confidence_beyond_finality_is_refused_by_key() {
+        for bad in [0, -1, 901] {
+            let section = ChainSection { confidence: bad, ..ChainSection::default() };
+            let error = section.confidence().unwrap_err().to_string();
+            assert!(error.contains("Chain.Confidence") && error.contains(&format!("`{bad}`")), "{error}");
+        }
     }
 
     #[test]

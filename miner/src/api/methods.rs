@@ -9,7 +9,7 @@ use sealfarm_common::clock::Clock;
 use sealfarm_common::etcd::{Etcd, Leadership};
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
-use sealfarm_common::membership::{FarmInfo, Members};
+use sealfarm_common::membership::{ChainKind, FarmInfo, Members};
 use sealfarm_common::rpc::Methods;
 use sealfarm_common::rpc::joining::{AGENT_OF_HOST, HostParams};
 use sealfarm_common::sector::{ProverKind, SectorNumber};
@@ -400,7 +400,7 @@ impl Context {
         if self.farm.prover == ProverKind::Null {
             notices.push(NULL_NOTICE.to_owned());
         }
-        if self.chain.name() == "dev" {
+        if self.farm.chain == ChainKind::Dev {
             notices.push(DEV_CHAIN_NOTICE.to_owned());
         }
         let leader = self.etcd.leader(self.farm.miner).await.ok().flatten();

@@ -225,6 +225,6 @@ pub struct Info {
 
 /// What is said wherever results of the null prover are shown.
 pub const NULL_NOTICE: &str = "NULL PROVER: this farm rehearses; nothing it seals is proven";
-/// What is said wherever the embedded chain is shown.
-pub const DEV_CHAIN_NOTICE: &str = "embedded dev chain: with locally generated parameters it shows that logic and witnesses are right, not that \
+/// What is said wherever a dev chain is shown, embedded or shared.
+pub const DEV_CHAIN_NOTICE: &str = "dev chain: with locally generated parameters it shows that logic and witnesses are right, not that \
      mainnet would accept a proof";

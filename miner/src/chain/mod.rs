@@ -1,9 +1,8 @@
 //! The chain as the miner sees it: what it asks, what it sends, and how either can fail.
 //!
-//! Two implementations: [`dev`], embedded, and a full node over JSON-RPC. Nothing here decides what
-//! a sector does next; that is the sector machine's business.
+//! Two implementations: [`dev`], embedded, and [`lotus`], a full node over JSON-RPC. Nothing here decides
+//! what a sector does next; that is the sector machine's business.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -12,17 +11,34 @@ use fvm_shared::econ::TokenAmount;
 use jiff::Timestamp;
 use sealfarm_common::commitment::{CommR, SealProofBytes, Seed, Ticket};
 use sealfarm_common::configuration::duration_text;
-use sealfarm_common::sector::{SealProof, SectorNumber};
+use sealfarm_common::sector::{ProverKind, SealProof, SectorNumber};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+pub mod allocated;
 pub mod dev;
+pub mod lotus;
 pub mod message;
 pub mod randomness;
 pub mod verifier;
 
 pub use fvm_shared::clock::ChainEpoch;
+
+pub use self::allocated::AllocatedNumbers;
+
+/// The name of the network that `dev-chain run` serves. One for null proofs says so in its name.
+pub const fn dev_network(prover: ProverKind) -> &'static str {
+    match prover {
+        ProverKind::Filecoin => "devchain",
+        ProverKind::Null => "devchain-null",
+    }
+}
+
+/// Whose proofs a network of [`dev_network`] takes; `None` for every other network.
+pub fn prover_of_dev_network(network: &str) -> Option<ProverKind> {
+    [ProverKind::Filecoin, ProverKind::Null].into_iter().find(|prover| dev_network(*prover) == network)
+}
 
 /// The chain's newest epoch, as this process knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,7 +114,33 @@ pub const fn default_finality() -> ChainEpoch {
     900
 }
 
+/// Epochs of a day on every network, whatever their length.
+const EPOCHS_IN_DAY: ChainEpoch = 2_880;
+
 impl Policy {
+    /// The constants of a network whose epochs are so long and whose challenges come so late; all others
+    /// are the same on every network.
+    pub const fn of_network(
+        epoch_duration: Duration,
+        challenge_delay: ChainEpoch,
+        seed_confidence: ChainEpoch,
+        confidence: ChainEpoch,
+    ) -> Self {
+        Self {
+            epoch_duration,
+            challenge_delay,
+            max_ticket_age: EPOCHS_IN_DAY + default_finality(),
+            prove_commit_window: 30 * EPOCHS_IN_DAY + challenge_delay,
+            ticket_lookback: default_finality(),
+            seed_confidence,
+            min_sector_life: 180 * EPOCHS_IN_DAY,
+            max_expiration_ahead: 1_278 * EPOCHS_IN_DAY,
+            default_expiration_ahead: 540 * EPOCHS_IN_DAY - 2 * EPOCHS_IN_DAY,
+            confidence,
+            finality: default_finality(),
+        }
+    }
+
     /// The epoch the seed of a pre-commit that landed at `pre_commit` is drawn at.
     pub const fn seed_epoch(&self, pre_commit: ChainEpoch) -> ChainEpoch {
         pre_commit + self.challenge_delay
@@ -304,7 +346,7 @@ pub trait Chain: Send + Sync {
     ///
     /// # Errors
     /// [`ChainError::Unreachable`].
-    async fn allocated_numbers(&self) -> Result<BTreeSet<SectorNumber>, ChainError>;
+    async fn allocated_numbers(&self) -> Result<AllocatedNumbers, ChainError>;
 
     /// The sector's pre-commit, while it waits for its proof.
     ///

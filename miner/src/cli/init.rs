@@ -8,6 +8,7 @@ use clap::Args;
 use sealfarm_common::address::ActorAddress;
 use sealfarm_common::configuration;
 use sealfarm_common::exit::{ExitCode, ExitError};
+use sealfarm_common::membership::ChainKind;
 use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
 use sealfarm_common::token::ApiAddress;
 
@@ -24,10 +25,10 @@ pub(super) struct InitArgs {
     /// The miner's ID address, such as t01000.
     #[arg(long, value_name = "ADDRESS")]
     actor: MinerId,
-    /// The wallet the miner belongs to [default: the dev chain's].
+    /// The wallet the miner belongs to [default: the chain's].
     #[arg(long, value_name = "ADDRESS")]
     owner: Option<ActorAddress>,
-    /// The wallet that signs for the miner [default: the dev chain's].
+    /// The wallet that signs for the miner [default: the chain's].
     #[arg(long, value_name = "ADDRESS")]
     worker: Option<ActorAddress>,
     /// 2KiB, 8MiB, 512MiB, 32GiB or 64GiB.
@@ -57,12 +58,37 @@ pub(super) struct InitArgs {
     /// The first of the miner's three ports there.
     #[arg(long, value_name = "PORT", default_value_t = 40001)]
     serve_port: u16,
+    /// `dev`: the embedded chain. `lotus`: a full node's, by LOTUS_PATH or FULLNODE_API_INFO.
+    #[arg(long, value_name = "KIND", default_value = "dev")]
+    chain: ChainName,
+    /// The full node's repository, with its files `api` and `token`.
+    #[arg(long, value_name = "DIR", default_value = "~/.lotus")]
+    lotus_path: String,
+    /// The network that is meant, such as mainnet [default: whichever the node is on].
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    network: String,
     /// How long an epoch of the embedded chain lasts.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
     epoch_duration: Duration,
     /// From a pre-commit to its seed, in epochs [default: 10].
     #[arg(long, value_name = "EPOCHS")]
     challenge_delay: Option<i64>,
+}
+
+/// The chain, as it is written.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ChainName {
+    Dev,
+    Lotus,
+}
+
+impl From<ChainName> for ChainKind {
+    fn from(name: ChainName) -> Self {
+        match name {
+            ChainName::Dev => Self::Dev,
+            ChainName::Lotus => Self::Lotus,
+        }
+    }
 }
 
 /// Makes the repository.
@@ -99,6 +125,9 @@ pub(super) fn run(repo: &Repo, args: InitArgs) -> Result<(), ExitError> {
         serve_port: args.serve_port,
         nats_url: args.nats,
         nats_credentials: credentials,
+        chain: args.chain.into(),
+        lotus_path: args.lotus_path,
+        network: args.network,
         epoch_duration: humantime::format_duration(args.epoch_duration).to_string(),
         challenge_delay: args.challenge_delay,
     };

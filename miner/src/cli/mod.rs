@@ -2,8 +2,10 @@
 
 mod auth;
 mod config;
+mod dev_chain;
 mod hub_config;
 mod init;
+mod open_chain;
 mod orders;
 mod pack;
 pub mod repo;
@@ -69,6 +71,9 @@ enum Command {
     /// The configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// A dev chain as a process of its own, for several miners.
+    #[command(subcommand)]
+    DevChain(dev_chain::DevChainCommand),
     /// Writes the hub's NATS configuration anew, with what is given changed.
     HubConfig(Box<hub_config::HubArgs>),
 }
@@ -200,6 +205,7 @@ impl Cli {
         let repo = Repo::at(self.repo)?;
         match self.command {
             Command::Init(args) => init::run(&repo, *args),
+            Command::DevChain(command) => block_on(command.run()),
             Command::HubConfig(args) => hub_config::run(&repo, &args),
             Command::Run(flags) => block_on(run::run(repo, &flags)),
             Command::Pack(args) | Command::Agents(Agents::Add(args)) => pack::run(&repo, *args),

@@ -14,7 +14,7 @@ use crate::settings::CONFIG_FILE;
 /// What tokens are signed with, as hex.
 pub(super) const SECRET_FILE: &str = "secret";
 /// The embedded chain's journal.
-const DEV_CHAIN_DIR: &str = "devchain";
+pub(super) const DEV_CHAIN_DIR: &str = "devchain";
 
 /// A miner's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,13 +19,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::config;
+use super::open_chain::OpenedChain;
 use super::repo::Repo;
 use crate::api;
 use crate::api::views::NULL_NOTICE;
-use crate::chain::dev::{DevChain, DevChainSetup, OpenError};
-use crate::chain::verifier::{self, SealVerifier, VerifyError};
+use crate::chain::verifier::{self, VerifyError};
 use crate::driver::{Driver, Limits, Parts};
-use crate::settings::{self, Settings};
+use crate::settings;
 
 /// A miner that is not elected for so long says that it is ready to stand by.
 const ELECTED_WITHIN: Duration = Duration::from_secs(3);
@@ -58,11 +58,12 @@ pub(super) async fn run(repo: Repo, flags: &EdgeFlags) -> Result<(), ExitError> 
         JetStreamBus::new(client.clone(), settings.nats.replicas).with_ack_wait(settings.nats.ack_wait),
     );
     let etcd = Etcd::connect_with(&endpoints, &etcd_tls).await.map_err(no_etcd)?;
-    let farm = settings.farm_info();
-    etcd.create_farm(&farm).await.map_err(no_etcd)?;
     let clock = Clock::system();
+    let opened = OpenedChain::open(&repo, &loaded, verifier.clone(), clock.clone()).await?;
+    let chain = opened.chain();
+    let farm = settings.farm_info().with_wallets(settings.wallets_over(opened.wallets(settings.farm.miner)));
+    etcd.create_farm(&farm).await.map_err(no_etcd)?;
     let members = etcd.watch_members(farm.miner, clock.clone(), stop.clone()).await.map_err(no_etcd)?;
-    let chain = Arc::new(open_chain(&repo, settings, verifier.clone(), clock.clone()).await?);
 
     // The election outlives the driver: another miner must not begin while this one still stores.
     let resign = CancellationToken::new();
@@ -109,7 +110,7 @@ pub(super) async fn run(repo: Repo, flags: &EdgeFlags) -> Result<(), ExitError> 
     stop.cancel();
     // Where the driver panicked, its panic has been printed.
     shutdown::drain("the driver", END_WITHIN, driving).await;
-    chain.close().await;
+    opened.close().await;
     resign.cancel();
     shutdown::drain("the election", END_WITHIN, election.ended()).await;
     served
@@ -146,34 +147,7 @@ fn health(hub: connect::Client) -> Health {
     })
 }
 
-async fn open_chain(
-    repo: &Repo,
-    settings: &Settings,
-    verifier: Arc<dyn SealVerifier>,
-    clock: Clock,
-) -> Result<DevChain, ExitError> {
-    let setup = DevChainSetup {
-        miner: settings.farm.miner,
-        sector_size: settings.farm.sector_size,
-        config: settings.dev_chain.clone(),
-        dir: Some(repo.dev_chain()),
-        rng_seed: None,
-        verifier,
-        clock,
-    };
-    DevChain::open(setup).await.map_err(|error| {
-        let code = match error {
-            OpenError::Config(_) => ExitCode::BadInput,
-            OpenError::Mismatch { .. } => ExitCode::Refused,
-            OpenError::Journal(_) | OpenError::OutOfPlace { .. } | OpenError::NoGenesis { .. } => {
-                ExitCode::Failure
-            }
-        };
-        ExitError::new(code, "cannot open the dev chain").because(error)
-    })
-}
-
-fn no_verifier(error: VerifyError) -> ExitError {
+pub(super) fn no_verifier(error: VerifyError) -> ExitError {
     let code = match error {
         VerifyError::MissingKey { .. } => ExitCode::Parameters,
         VerifyError::Library { .. } => ExitCode::Failure,

@@ -1,6 +1,5 @@
 //! Pledging: a number reserved for each sector by creating its record.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,6 +9,7 @@ use sealfarm_common::sector::SectorNumber;
 
 use super::handle::CommandError;
 use super::io::Io;
+use crate::chain::AllocatedNumbers;
 use crate::records::RecordsError;
 use crate::sector::{self, Pledge, SectorRecord, Terms};
 
@@ -52,7 +52,7 @@ struct Reserved {
 async fn reserve(
     io: &Io,
     numbers: &AtomicU64,
-    allocated: &BTreeSet<SectorNumber>,
+    allocated: &AllocatedNumbers,
     agent: AgentId,
     terms: Terms,
 ) -> Result<Reserved, CommandError> {
@@ -60,7 +60,8 @@ async fn reserve(
     let mut found = Vec::new();
     loop {
         let number = SectorNumber(numbers.fetch_add(1, Ordering::Relaxed));
-        if allocated.contains(&number) {
+        if let Some(last) = allocated.run_end(number) {
+            numbers.fetch_max(last.0.saturating_add(1), Ordering::Relaxed);
             continue;
         }
         let pledge = Pledge {

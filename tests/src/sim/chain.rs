@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use sealfarm_common::commitment::{CommR, Seed};
 use sealfarm_common::sector::SectorNumber;
 use sealfarm_miner::chain::{
-    Chain, ChainEpoch, ChainError, ChainMessageId, Head, Landed, Policy, PreCommitInfo, PreCommitParams,
-    ProveCommitParams, SectorOnChain, TicketDraw,
+    AllocatedNumbers, Chain, ChainEpoch, ChainError, ChainMessageId, Head, Landed, Policy, PreCommitInfo,
+    PreCommitParams, ProveCommitParams, SectorOnChain, TicketDraw,
 };
 use sealfarm_nats::bus::BusError;
 use tokio::sync::watch;
@@ -116,7 +116,7 @@ impl Chain for WatchedChain {
         self.carry(self.chain.sector_allocated(number)).await
     }
 
-    async fn allocated_numbers(&self) -> Result<BTreeSet<SectorNumber>, ChainError> {
+    async fn allocated_numbers(&self) -> Result<AllocatedNumbers, ChainError> {
         self.carry(self.chain.allocated_numbers()).await
     }
 

@@ -1,5 +1,6 @@
 //! The chain as the miner drives it, on virtual time.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -138,7 +139,7 @@ async fn a_sector_goes_from_ticket_to_proven() {
     let sector = chain.sector_info(SectorNumber(1)).await.unwrap().unwrap();
     assert_eq!((sector.activation, sector.comm_r), (proven.epoch, info.comm_r));
     assert_eq!(chain.sector_pre_commit_info(SectorNumber(1)).await.unwrap(), None);
-    assert_eq!(chain.allocated_numbers().await.unwrap(), BTreeSet::from([SectorNumber(1)]));
+    assert_eq!(chain.allocated_numbers().await.unwrap(), [SectorNumber(1)].into_iter().collect());
 }
 
 #[tokio::test(start_paused = true)]

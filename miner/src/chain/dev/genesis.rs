@@ -14,7 +14,7 @@ use sealfarm_common::sector::{MinerId, ProverKind, SealProof, SectorSize};
 use serde::{Deserialize, Serialize};
 
 use crate::chain::randomness::{self, Tag};
-use crate::chain::{ChainEpoch, Policy, default_confidence, default_finality};
+use crate::chain::{ChainEpoch, Policy, default_confidence};
 
 /// Journals of another version are not read.
 pub const JOURNAL_VERSION: u32 = 1;
@@ -89,19 +89,8 @@ impl DevChainConfig {
         if !(1..=30 * EPOCHS_IN_DAY).contains(&challenge_delay) {
             return Err(ConfigError::ChallengeDelay(challenge_delay));
         }
-        Ok(Policy {
-            epoch_duration: self.epoch_duration,
-            challenge_delay,
-            max_ticket_age: EPOCHS_IN_DAY + 900,
-            prove_commit_window: 30 * EPOCHS_IN_DAY + challenge_delay,
-            ticket_lookback: 900,
-            seed_confidence,
-            min_sector_life: 180 * EPOCHS_IN_DAY,
-            max_expiration_ahead: 1_278 * EPOCHS_IN_DAY,
-            default_expiration_ahead: 540 * EPOCHS_IN_DAY - 2 * EPOCHS_IN_DAY,
-            confidence: self.confidence.unwrap_or(default_confidence()),
-            finality: default_finality(),
-        })
+        let confidence = self.confidence.unwrap_or(default_confidence());
+        Ok(Policy::of_network(self.epoch_duration, challenge_delay, seed_confidence, confidence))
     }
 }
 

@@ -7,9 +7,9 @@ mod engine;
 pub mod genesis;
 mod journal;
 pub mod ledger;
+pub mod node;
 pub mod state;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
@@ -34,8 +34,8 @@ use self::ledger::Body;
 use self::state::{OutOfPlace, Record, State};
 use super::verifier::SealVerifier;
 use super::{
-    Chain, ChainEpoch, ChainError, ChainMessageId, Head, Landed, Policy, PreCommitInfo, PreCommitParams,
-    ProveCommitParams, Reorgs, SectorOnChain, TicketDraw,
+    AllocatedNumbers, Chain, ChainEpoch, ChainError, ChainMessageId, Head, Landed, Policy, PreCommitInfo,
+    PreCommitParams, ProveCommitParams, Reorgs, SectorOnChain, TicketDraw,
 };
 
 /// Pushes that wait for the engine; more wait at the caller.
@@ -287,8 +287,8 @@ impl Chain for DevChain {
         Ok(self.state()?.ledger().allocated().contains(&number))
     }
 
-    async fn allocated_numbers(&self) -> Result<BTreeSet<SectorNumber>, ChainError> {
-        Ok(self.state()?.ledger().allocated().clone())
+    async fn allocated_numbers(&self) -> Result<AllocatedNumbers, ChainError> {
+        Ok(self.state()?.ledger().allocated().iter().copied().collect())
     }
 
     async fn sector_pre_commit_info(

@@ -112,7 +112,8 @@ pub struct State {
     /// In the order they land, which is the order of their nonces.
     pool: BTreeMap<u64, (ChainMessageId, Body)>,
     messages: HashMap<Uuid, ChainMessageId>,
-    nonces: HashMap<ChainMessageId, u64>,
+    /// Every message ever taken in, with its nonce.
+    bodies: HashMap<ChainMessageId, (u64, Body)>,
     landed: HashMap<ChainMessageId, Landed>,
     /// What a reorg may take back, oldest first.
     recent: VecDeque<Recent>,
@@ -133,7 +134,7 @@ impl State {
             ledger,
             pool: BTreeMap::new(),
             messages: HashMap::new(),
-            nonces: HashMap::new(),
+            bodies: HashMap::new(),
             landed: HashMap::new(),
         }
     }
@@ -155,7 +156,28 @@ impl State {
 
     /// `None` for a message that is unknown or was thrown away, `Some(None)` for one that waits.
     pub fn landed(&self, id: &ChainMessageId) -> Option<Option<&Landed>> {
-        self.nonces.get(id).filter(|_| !self.dropped.contains(id)).map(|_| self.landed.get(id))
+        self.sent(id).map(|_| self.landed.get(id))
+    }
+
+    /// A message with its nonce, unless it is unknown or was thrown away.
+    pub fn sent(&self, id: &ChainMessageId) -> Option<(u64, &Body)> {
+        let (nonce, body) = self.bodies.get(id).filter(|_| !self.dropped.contains(id))?;
+        Some((*nonce, body))
+    }
+
+    /// What landed at `epoch`, in no order.
+    pub fn landed_at(&self, epoch: ChainEpoch) -> impl Iterator<Item = &ChainMessageId> {
+        self.landed.iter().filter(move |(_, landed)| landed.epoch == epoch).map(|(id, _)| id)
+    }
+
+    /// The nonce of the next message.
+    pub fn next_nonce(&self) -> u64 {
+        self.bodies.len() as u64
+    }
+
+    /// The first nonce whose message has not landed.
+    pub fn landed_nonce(&self) -> u64 {
+        self.pool.first_key_value().map_or_else(|| self.next_nonce(), |(nonce, _)| *nonce)
     }
 
     /// Goes on to `epoch` without a message.
@@ -180,10 +202,10 @@ impl State {
         if self.messages.contains_key(&uuid) {
             return Err(OutOfPlace::AcceptedTwice(uuid));
         }
-        let nonce = self.nonces.len() as u64;
+        let nonce = self.next_nonce();
         let id = message_id(self.ledger.genesis().miner, nonce, body);
         self.messages.insert(uuid, id.clone());
-        self.nonces.insert(id.clone(), nonce);
+        self.bodies.insert(id.clone(), (nonce, body.clone()));
         self.pool.insert(nonce, (id, body.clone()));
         Ok(())
     }
@@ -194,14 +216,14 @@ impl State {
             return Err(OutOfPlace::Backwards { epoch, after });
         }
         for judged in messages {
-            let waits = self.nonces.get(&judged.id).is_some_and(|nonce| self.pool.contains_key(nonce));
+            let waits = self.bodies.get(&judged.id).is_some_and(|(nonce, _)| self.pool.contains_key(nonce));
             if !waits {
                 return Err(OutOfPlace::NotWaiting(judged.id.clone()));
             }
         }
         let mut recent = Recent { epoch, messages: Vec::with_capacity(messages.len()) };
         for Judged { id, verdict } in messages {
-            let Some(nonce) = self.nonces.get(id).copied() else { continue };
+            let Some(nonce) = self.bodies.get(id).map(|(nonce, _)| *nonce) else { continue };
             let Some((_, body)) = self.pool.remove(&nonce) else { continue };
             let exit = self.ledger.apply(&body, verdict.as_ref(), epoch);
             self.landed.insert(id.clone(), Landed { epoch, exit });
