@@ -86,7 +86,7 @@ impl Shared {
             FailureClass::InvalidOutput => {
                 self.bench(&result.worker, task.task, &task.id.to_string(), &failure.reason);
             }
-            FailureClass::Infra if failure.is_for_want_of_room() => self.note_refusal(&failure.reason),
+            FailureClass::Infra if failure.store_full => self.note_refusal(&failure.reason),
             _ => {}
         }
     }

@@ -27,7 +27,7 @@ pub enum ExitCode {
     Refused = 6,
     /// A port to serve on is taken.
     PortInUse = 7,
-    /// The store is missing, read-only, too small or damaged.
+    /// The store is missing, read-only, full, too small, damaged, somebody else's, or has an agent already.
     Store = 8,
     /// Proof parameters are missing, wrong or cannot be made.
     Parameters = 9,

@@ -40,6 +40,9 @@ pub struct Failure {
     pub class: FailureClass,
     /// What happened, for a person: values named, no full stop.
     pub reason: String,
+    /// The store had no room for what was to be written.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub store_full: bool,
 }
 
 impl Failure {
@@ -53,14 +56,12 @@ impl Failure {
             reason.truncate(cut);
             reason.push_str(" …");
         }
-        Self { class, reason }
+        Self { class, reason, store_full: false }
     }
 
-    /// Whether the system refused to write because a file system is full or a quota used up, by the
-    /// words it has for that.
-    pub fn is_for_want_of_room(&self) -> bool {
-        ["No space left on device", "Disk quota exceeded", "os error 28", "os error 122"]
-            .iter()
-            .any(|words| self.reason.contains(words))
+    /// The same; `full` says whether it is for want of room in the store.
+    #[must_use]
+    pub fn for_want_of_room(self, full: bool) -> Self {
+        Self { store_full: full, ..self }
     }
 }

@@ -78,11 +78,7 @@ impl Store {
         forgotten();
         let mut removal = Removal::default();
         for path in places {
-            remove(&path, &mut removal).map_err(|source| StoreError::Io {
-                action: "remove",
-                path: path.clone(),
-                source,
-            })?;
+            remove(&path, &mut removal).map_err(StoreError::io("remove", &path))?;
         }
         Ok(removal)
     }
@@ -90,10 +86,9 @@ impl Store {
     /// Whatever bears the sector's name, in any directory for sectors' files.
     fn places_of(&self, sector: SectorId) -> Result<Vec<PathBuf>, StoreError> {
         let root = self.root();
-        let failed = |source| StoreError::Io { action: "list", path: root.to_owned(), source };
         let mut places = Vec::new();
-        for entry in fs::read_dir(root).map_err(failed)? {
-            let directory = entry.map_err(failed)?;
+        for entry in fs::read_dir(root).map_err(StoreError::io("list", root))? {
+            let directory = entry.map_err(StoreError::io("list", root))?;
             let of_sectors = !NOT_OF_SECTORS.iter().any(|name| directory.file_name() == *name);
             let place = directory.path().join(sector.to_string());
             if of_sectors && place.symlink_metadata().is_ok() {

@@ -282,6 +282,23 @@ fn a_store_that_is_missing_or_not_mounted_is_refused_by_agent_and_worker() {
 }
 
 #[test]
+fn a_store_whose_agent_runs_already_is_refused_and_one_without_identity_is_adopted() {
+    let place = Place::new("store-in-use");
+    let nats = "nats://127.0.0.1:4222";
+    let agent = place.init_agent("agent", "127.0.0.1:1", nats, nats);
+    fs::remove_file(agent.join("store/sealfarm-store.json")).unwrap();
+    let adopted = place.run("sealfarm-agent", &agent);
+    assert_eq!(adopted.status.code(), Some(UNREACHABLE), "there is no etcd: {}", adopted.stderr);
+    assert!(adopted.stderr.contains("it is this site's from now on"), "{}", adopted.stderr);
+    let store = Store::open(&agent).unwrap();
+    store.expect_owner(MINER, &"site-1".parse().unwrap()).unwrap();
+
+    let _lock = store.lock_for_agent("process 7 on host x").unwrap();
+    let told = ["in use by another agent", "process 7 on host x"];
+    refused(&place.run("sealfarm-agent", &agent), STORE, &told);
+}
+
+#[test]
 fn a_store_that_cannot_be_written_is_refused() {
     let place = Place::new("read-only");
     let store = place.store("store");

@@ -147,3 +147,32 @@ fn a_hub_out_of_resources_and_a_site_without_room_for_lines_hold_up_no_phase_and
         farm.check().await
     });
 }
+
+#[test]
+fn a_pre_commit_1_whose_workers_die_goes_on_behind_its_last_layer() {
+    simulate(FarmPlan { agents: 1, ..FarmPlan::CALM }, async |farm| {
+        farm.pledge(1, HOUR).await?;
+        farm.until(HOUR, "a layer is on record", |farm| Ok(farm.layers_on_record(0)? == 1)).await?;
+        farm.kill_worker(0, 0);
+        farm.kill_worker(0, 1);
+        farm.until_proving(HOUR).await?;
+        farm.check().await?;
+        let history = farm.history()?;
+        let said = "going on behind layer 1 of an earlier attempt";
+        anyhow::ensure!(history.iter().any(|line| line.contains(said)), "{history:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_store_that_is_unmounted_for_an_hour_is_waited_for_and_nothing_is_made_in_its_place() {
+    simulate(FarmPlan { agents: 1, ..FarmPlan::CALM }, async |farm| {
+        farm.pledge(3, HOUR).await?;
+        farm.until(HOUR, "a layer is on record", |farm| Ok(farm.layers_on_record(0)? == 1)).await?;
+        farm.unmount(0)?;
+        tokio::time::sleep(HOUR).await;
+        farm.mount(0)?;
+        farm.until_proving(HOUR).await?;
+        farm.check().await
+    });
+}

@@ -21,7 +21,7 @@ use sealfarm_common::readiness;
 use sealfarm_common::rpc::{self, Health, Keys, Ports, Services};
 use sealfarm_common::sector::{MinerId, ProverKind};
 use sealfarm_common::shutdown;
-use sealfarm_common::store::Store;
+use sealfarm_common::store::{AgentLock, Store, StoreError};
 use sealfarm_common::tls;
 use sealfarm_nats::connect::{self, ConnectError, NatsAddress, State};
 use sealfarm_nats::jetstream::JetStreamBus;
@@ -40,6 +40,8 @@ use crate::settings::{self, Settings};
 const FARM_WITHIN: Duration = Duration::from_secs(30);
 /// Between two looks for them.
 const FARM_AGAIN: Duration = Duration::from_millis(500);
+/// How often it is looked whether the store's lock is this process's still.
+const LOCK_LOOK_EVERY: Duration = Duration::from_secs(5);
 /// What is in hand at the end gets so long; a pull that waits for messages is part of it.
 const END_WITHIN: Duration = Duration::from_secs(15);
 
@@ -66,6 +68,7 @@ struct Agent {
     driver: Pin<Box<dyn Future<Output = Result<(), DriverError>> + Send>>,
     ports: Ports,
     door: Door,
+    lock: AgentLock,
     ttl: Duration,
 }
 
@@ -90,8 +93,7 @@ impl Agent {
         let addresses = settings.seal_agent.serve_addresses(loaded.file.as_deref()).map_err(refused)?;
         let api_tls = settings.api.tls(repo, loaded.file.as_deref()).map_err(config::refused)?;
         let ports = Ports::bind(&settings.api, &addresses, api_tls).await?;
-        let store = Store::open(&settings.store_path(repo)).map_err(store_error)?;
-        store.expect_owner(miner, &id).map_err(store_error)?;
+        let (store, lock) = site_store(&settings.store_path(repo), miner, &id)?;
 
         let etcd = Etcd::connect_with(&endpoints, &etcd_tls).await.map_err(no_etcd)?;
         let farm = farm(&etcd, miner, facts.as_ref()).await?;
@@ -128,13 +130,14 @@ impl Agent {
             driver: Box::pin(driver),
             ports,
             door,
+            lock,
             ttl: settings.agent.ttl,
         })
     }
 
     /// Works and serves until `stop`, then ends in order.
     async fn run(self, repo: &Path, stop: &CancellationToken) -> Result<(), ExitError> {
-        let Self { id, farm, etcd, hub, site, handle, driver, ports, door, ttl } = self;
+        let Self { id, farm, etcd, hub, site, handle, driver, ports, door, lock, ttl } = self;
         let mut driving = tokio::spawn(driver);
         tokio::select! {
             biased;
@@ -169,6 +172,11 @@ impl Agent {
                 stop.cancel();
                 driver_ended(ended)
             }
+            refused = keep_lock(handle.store().clone(), lock) => {
+                tracing::error!(%refused, "stopping");
+                stop.cancel();
+                Err(refused)
+            }
         };
         // First nothing new is placed here, then what is in hand comes to its end.
         telling.abort();
@@ -183,6 +191,41 @@ impl Agent {
         match serving.await {
             Ok(served) => outcome.and(served),
             Err(error) => Err(ExitError::new(ExitCode::Failure, "serving broke down").because(error)),
+        }
+    }
+}
+
+/// The site's store, and the right to be its agent.
+fn site_store(root: &Path, miner: MinerId, id: &AgentId) -> Result<(Store, AgentLock), ExitError> {
+    let (store, adopted) = Store::open_or_adopt(root, miner, id).map_err(store_error)?;
+    if adopted {
+        tracing::warn!(
+            store = %store.root().display(), id = %store.identity().id,
+            "this store had manifests and no identity: it is this site's from now on"
+        );
+    }
+    let lock = store.lock_for_agent(&holder()).map_err(store_error)?;
+    Ok((store, lock))
+}
+
+/// Who this process is, for one that wants the same store.
+fn holder() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("process {} on host {}, since {}", std::process::id(), host.trim(), Clock::system().now())
+}
+
+/// Keeps the right to be the store's agent, over unmounting and mounting too; ends when another has it.
+async fn keep_lock(store: Store, mut lock: AgentLock) -> ExitError {
+    let mut looks = tokio::time::interval(LOCK_LOOK_EVERY);
+    loop {
+        looks.tick().await;
+        if store.expect_present().is_err() || lock.is_current().is_ok_and(|current| current) {
+            continue;
+        }
+        match store.lock_for_agent(&holder()) {
+            Ok(anew) => lock = anew,
+            Err(error @ StoreError::InUse { .. }) => return store_error(error),
+            Err(error) => tracing::warn!(%error, "the store is not locked; trying on"),
         }
     }
 }

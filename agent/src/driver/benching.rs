@@ -67,7 +67,8 @@ impl Shared {
     fn keep_benches(&self) {
         // One writer at a time, so that the newest is what stays.
         let state = self.state();
-        if let Err(error) = put_json(&path(&self.store), state.roster.benches()) {
+        let kept = self.store.expect_present();
+        if let Err(error) = kept.and_then(|()| put_json(&path(&self.store), state.roster.benches())) {
             tracing::error!(%error, "benches are not kept: a restart of this agent forgets the latest");
         }
         drop(state);

@@ -87,7 +87,7 @@ impl Shared {
                     let room = Room { reserved_bytes: rounded(room.reserved_bytes), ..room };
                     (room, room::pause(&room, state.figures.refusal.as_ref(), now))
                 }
-                Err(error) => (Room::default(), Some(format!("the store is not there: {error}"))),
+                Err(error) => (Room::default(), Some(error.to_string())),
             };
             let condition = SiteCondition {
                 paused,

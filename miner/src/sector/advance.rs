@@ -308,7 +308,7 @@ fn new_ticket(mut next: SectorRecord, mut tries: Tries, reason: String) -> Secto
 }
 
 pub(super) fn give_up(next: SectorRecord, failure: Failure, attempts: u32) -> SectorRecord {
-    let Failure { class, reason } = failure;
+    let Failure { class, reason, .. } = failure;
     let at = Box::new(next.state.clone());
     with(next, SectorState::Failed { at, class, reason, attempts })
 }

@@ -10,6 +10,7 @@ mod invariants;
 mod life;
 mod link;
 mod server;
+mod stores;
 pub mod storm;
 mod stream;
 mod trace;

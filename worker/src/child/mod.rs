@@ -107,7 +107,8 @@ impl ChildRunner {
         {
             tracing::warn!(path = %building.display(), %error, "an unfinished parents cache is left behind");
         }
-        ended.into_answer().map(drop)
+        // It is not the store that has no room.
+        ended.into_answer().map(drop).map_err(|failure| failure.for_want_of_room(false))
     }
 
     /// Runs one child to its end or to the `stop`; leaves no process and no attempt behind.
@@ -127,6 +128,7 @@ impl ChildRunner {
         let request = Request::Phase {
             task: Box::new(task.clone()),
             store: store.root().to_owned(),
+            identity: store.identity().clone(),
             worker: self.worker.clone(),
             attempt,
         };

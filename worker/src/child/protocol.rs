@@ -6,6 +6,7 @@ use sealfarm_common::commitment::{CommD, CommR, SealProofBytes, Seed};
 use sealfarm_common::failure::Failure;
 use sealfarm_common::job::Sealing;
 use sealfarm_common::sector::{SealProof, SectorId, SectorSize};
+use sealfarm_common::store::StoreIdentity;
 use sealfarm_common::task::{Task, WorkerId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -22,6 +23,8 @@ pub(crate) enum Request {
         task: Box<Task>,
         /// The store's directory.
         store: PathBuf,
+        /// Which store that has to be.
+        identity: StoreIdentity,
         /// Who signs the record.
         worker: WorkerId,
         /// The attempt's id, so that the parent can clear up behind a dead child.

@@ -59,8 +59,8 @@ fn say(message: &Message) -> io::Result<()> {
 
 fn perform(request: Request, crash: &CrashPoints) -> Result<Answer, Failure> {
     match request {
-        Request::Phase { task, store, worker, attempt } => {
-            let store = Store::open(&store).map_err(|e| store_failure(&e))?;
+        Request::Phase { task, store, identity, worker, attempt } => {
+            let store = Store::open_same(&store, &identity).map_err(|e| store_failure(&e))?;
             let done = match phase::open(&store, &task, &worker, attempt, crash)? {
                 Opened::Answered(done) => done,
                 Opened::Run(attempt) => {

@@ -21,10 +21,6 @@ pub(crate) struct AttemptDir {
     _lock: File,
 }
 
-fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {
-    move |source| StoreError::Io { action, path: path.to_owned(), source }
-}
-
 fn lock_path(store: &Store, attempt: Uuid) -> PathBuf {
     store.attempt(attempt).with_extension("lock")
 }
@@ -64,9 +60,9 @@ impl AttemptDir {
         let lock = (0..TRIES)
             .find_map(|_| try_lock(&lock_path, true).transpose())
             .unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::AlreadyExists)))
-            .map_err(io_error("lock", &lock_path))?;
+            .map_err(StoreError::io("lock", &lock_path))?;
         let dir = Self { path, lock_path, _lock: lock };
-        fs::create_dir_all(&dir.path).map_err(io_error("make the directory", &dir.path))?;
+        fs::create_dir_all(&dir.path).map_err(StoreError::io("make the directory", &dir.path))?;
         let written: &[&str] = match task {
             TaskKind::AddPiece => &["unsealed"],
             TaskKind::PreCommit1 | TaskKind::PreCommit2 => &["sealed", "cache"],
@@ -78,7 +74,7 @@ impl AttemptDir {
                 "cache" => dir.path.join("cache").join(sector.to_string()),
                 inner => dir.path.join(inner),
             };
-            fs::create_dir_all(&inner).map_err(io_error("make the directory", &inner))?;
+            fs::create_dir_all(&inner).map_err(StoreError::io("make the directory", &inner))?;
         }
         Ok(dir)
     }
@@ -121,7 +117,7 @@ pub fn discard(store: &Store, attempt: Uuid) {
 pub fn sweep(store: &Store) -> Result<usize, StoreError> {
     let dir = store.root().join("attempt");
     let mut swept = 0;
-    for entry in fs::read_dir(&dir).map_err(io_error("list", &dir))?.filter_map(Result::ok) {
+    for entry in fs::read_dir(&dir).map_err(StoreError::io("list", &dir))?.filter_map(Result::ok) {
         let path = entry.path();
         let id = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<Uuid>().ok());
         let Some(attempt) = id.filter(|_| path.extension().is_some_and(|e| e == "lock")) else { continue };

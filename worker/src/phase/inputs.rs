@@ -9,7 +9,7 @@ use sealfarm_common::failure::{Failure, FailureClass};
 use sealfarm_common::job::JobAsk;
 use sealfarm_common::manifest::{FileRecord, Manifest, PhaseRecord};
 use sealfarm_common::sector::ProverKind;
-use sealfarm_common::store::{ManifestLock, Store};
+use sealfarm_common::store::{ManifestLock, Store, is_full};
 use sealfarm_common::task::{Task, TaskKind, TaskOutput};
 
 use super::digest::{self, SMALL_FILE_BYTES};
@@ -128,7 +128,7 @@ pub(super) fn broken(store: &Store, file: &FileRecord, digest_up_to: u64) -> Res
     let found = digest::file_bytes(&path).map_err(|e| io_failure("read", &path, &e))?;
     let Some(bytes) = found else {
         // An unmounted file system has no files either: then nothing may be forgotten.
-        drop(Store::open(store.root()).map_err(|e| store_failure(&e))?);
+        store.expect_present().map_err(|e| store_failure(&e))?;
         return Ok(Some(format!("{} is missing", file.path)));
     };
     if bytes != file.bytes {
@@ -166,7 +166,8 @@ pub(super) fn forget(
     store.put_manifest(lock, manifest).map_err(|e| store_failure(&e))
 }
 
-/// A failure of the file system.
+/// A failure of the store's file system.
 pub(crate) fn io_failure(action: &str, path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(FailureClass::Infra, format!("cannot {action} {}: {error}", path.display()))
+        .for_want_of_room(is_full(error))
 }

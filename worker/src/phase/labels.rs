@@ -177,19 +177,16 @@ impl Attempt {
     /// Gives a file of this attempt its name in the store too, durably.
     fn link(&self, file: &FileRecord) -> Result<(), StoreError> {
         let to = self.store.root().join(&file.path);
-        let failed = |action: &'static str| {
-            let path = to.clone();
-            move |source: io::Error| StoreError::Io { action, path, source }
-        };
         if let Some(directory) = to.parent().filter(|directory| !directory.is_dir()) {
-            fs::create_dir_all(directory).map_err(failed("make the directory of"))?;
+            fs::create_dir_all(directory).map_err(StoreError::io("make the directory of", &to))?;
             sync_directory_of(directory)?;
         }
         match fs::remove_file(&to) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("remove")(e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(StoreError::io("remove", &to)(e)),
             _ => {}
         }
-        fs::hard_link(self.dir.path().join(&file.path), &to).map_err(failed("link a layer to"))?;
+        fs::hard_link(self.dir.path().join(&file.path), &to)
+            .map_err(StoreError::io("link a layer to", &to))?;
         sync_directory_of(&to)
     }
 }

@@ -334,12 +334,15 @@ pub fn store_failure(error: &StoreError) -> Failure {
     let class = match error {
         StoreError::Foreign { .. } => FailureClass::Input,
         StoreError::Missing { .. }
+        | StoreError::Exchanged { .. }
+        | StoreError::InUse { .. }
         | StoreError::ReadOnly { .. }
         | StoreError::TooSmall { .. }
         | StoreError::Damaged { .. }
+        | StoreError::Full { .. }
         | StoreError::Io { .. } => FailureClass::Infra,
     };
-    Failure::new(class, error.to_string())
+    Failure::new(class, error.to_string()).for_want_of_room(matches!(error, StoreError::Full { .. }))
 }
 
 #[cfg(test)]

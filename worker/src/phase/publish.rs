@@ -185,18 +185,15 @@ fn sweep_leftovers(attempt: &Attempt, manifest: &Manifest) -> Result<(), Failure
 fn move_files(attempt: &Attempt, files: &[FileRecord]) -> Result<(), StoreError> {
     let root = attempt.store.root();
     let mut directories = BTreeSet::new();
-    let failed = |action: &'static str, path: &Path| {
-        let path = path.to_owned();
-        move |source| StoreError::Io { action, path, source }
-    };
     for file in files {
         let to = root.join(&file.path);
         let directory = to.parent().unwrap_or(root).to_owned();
         if !directory.is_dir() {
-            fs::create_dir_all(&directory).map_err(failed("make the directory", &directory))?;
+            fs::create_dir_all(&directory).map_err(StoreError::io("make the directory", &directory))?;
             sync_directory_of(&directory)?;
         }
-        fs::rename(attempt.dir.path().join(&file.path), &to).map_err(failed("move a file to", &to))?;
+        fs::rename(attempt.dir.path().join(&file.path), &to)
+            .map_err(StoreError::io("move a file to", &to))?;
         directories.insert(to);
     }
     let mut synced = BTreeSet::new();

@@ -21,6 +21,7 @@ use sealfarm_common::commitment::{CommD, CommR, SealProofBytes, Seed};
 use sealfarm_common::failure::{Failure, FailureClass};
 use sealfarm_common::job::Sealing;
 use sealfarm_common::sector::{ProverKind, SectorId, SectorSize};
+use sealfarm_common::store::is_full;
 use sealfarm_common::task::{TaskKind, TaskOutput};
 pub use sealfarm_parameters::registered;
 use serde::Serialize;
@@ -351,11 +352,13 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
 
 /// A failure of upstream: the disk's where an IO error is at the bottom of it, otherwise its own.
 fn upstream_failure(what: &str, error: &anyhow::Error) -> Failure {
-    let class = match error.chain().any(<dyn std::error::Error>::is::<io::Error>) {
-        true => FailureClass::Infra,
-        false => FailureClass::Compute,
+    let mut refusals = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).peekable();
+    let class = match refusals.peek() {
+        Some(_) => FailureClass::Infra,
+        None => FailureClass::Compute,
     };
-    Failure::new(class, format!("{what} failed: {error:#}"))
+    // What a phase writes is in the store, all of it.
+    Failure::new(class, format!("{what} failed: {error:#}")).for_want_of_room(refusals.any(is_full))
 }
 
 /// How often the attempt's files are looked at for progress.
