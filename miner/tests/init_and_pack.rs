@@ -25,7 +25,15 @@ impl Place {
 
     fn miner(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sealfarm-miner"));
-        for name in ["LOTUS_STORAGE_PATH", "MINER_ADDR", "SECTOR_SIZE", "SEALFARM_ETCD_ADDRS", "RUST_LOG"] {
+        for name in [
+            "LOTUS_STORAGE_PATH",
+            "LOTUS_PATH",
+            "FULLNODE_API_INFO",
+            "MINER_ADDR",
+            "SECTOR_SIZE",
+            "SEALFARM_ETCD_ADDRS",
+            "RUST_LOG",
+        ] {
             command.env_remove(name);
         }
         command.current_dir(self.dir.path()).arg("--repo").arg(self.path("lotusstorage")).args(arguments);

@@ -4,6 +4,7 @@
 //! Everything is set up with the commands an operator would use. Dropping the farm kills it.
 
 mod audit;
+mod chain;
 mod disk;
 mod options;
 mod parts;
@@ -20,6 +21,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 pub use self::audit::Audit;
+pub use self::chain::ChainDaemon;
 pub use self::disk::Disk;
 pub use self::options::{FarmOptions, Wan, WanKind};
 pub use self::parts::Part;
@@ -95,6 +97,8 @@ pub struct Farm {
     pub etcd: Etcd,
     /// The hub's server.
     pub hub: NatsServer,
+    /// The chain, where that is a process of its own.
+    pub chain: Option<ChainDaemon>,
     /// The miner's repository.
     pub miner_repo: PathBuf,
     /// The miner's process.
@@ -117,13 +121,17 @@ impl Farm {
     ) -> Result<Self> {
         say("starting etcd");
         let etcd = Etcd::start(tools, scratch, "etcd")?;
+        let chain = match options.shared_chain {
+            true => Some(ChainDaemon::start(scratch, options)?),
+            false => None,
+        };
         say("starting the hub");
         let ids: Vec<String> = (1..=options.agents).map(|n| format!("site-{n}")).collect();
         let miner_repo = scratch.path().join("miner");
         let miner_ports = ports::claim(&[0, 1, 2, 101])?;
         let hub = start_nats(tools, scratch, "hub", None, &miner_repo, |url, place| {
             let mut init = init_miner(options, &miner_repo, miner_ports.base(), &etcd.endpoint(), url)?;
-            init.args(place);
+            init.args(place).args(chain.iter().flat_map(ChainDaemon::init_flags));
             Ok((init, miner_repo.join("hub/hub.conf")))
         })?;
         let mut farm = Self {
@@ -131,6 +139,7 @@ impl Farm {
             scratch: scratch.clone(),
             etcd,
             hub,
+            chain,
             miner_repo,
             miner: None,
             sites: Vec::new(),
@@ -175,6 +184,7 @@ impl Farm {
     fn run_miner(&self) -> Result<Command> {
         let mut run = command("sealfarm-miner")?;
         run.envs(self.options.environment.iter().cloned());
+        run.envs(self.chain.iter().map(|chain| ("LOTUS_PATH", chain.dir())));
         run.arg("--repo").arg(&self.miner_repo).arg("run");
         Ok(run)
     }
@@ -406,7 +416,8 @@ impl Farm {
         let workers = self.sites.iter().flat_map(|site| &site.workers);
         let site_servers = self.sites.iter().filter_map(|site| site.nats.process());
         let servers = self.etcd.process().into_iter().chain(self.hub.process()).chain(site_servers);
-        for process in servers.chain(&self.miner).chain(agents).chain(workers) {
+        let chain = self.chain.iter().filter_map(ChainDaemon::process);
+        for process in servers.chain(chain).chain(&self.miner).chain(agents).chain(workers) {
             if let Some(status) = process.exit_status()? {
                 return Ok(Some(format!("{} ended ({status}): {}", process.name(), process.log_tail())));
             }
@@ -426,6 +437,9 @@ impl Farm {
             for result in stop_all(group) {
                 first_error = first_error.or(result.err());
             }
+        }
+        if let Some(chain) = self.chain.take() {
+            first_error = first_error.or(chain.stop(STOP_LIMIT).err());
         }
         first_error.map_or(Ok(()), Err)
     }

@@ -315,7 +315,7 @@ pub trait Chain: Send + Sync {
     /// The chain's constants.
     fn policy(&self) -> &Policy;
 
-    /// The head and its changes. Everything that landed up to a head can be seen once it is here.
+    /// The head and its changes. Everything that landed below a head can be seen once it is here.
     fn heads(&self) -> watch::Receiver<Head>;
 
     /// The head now.

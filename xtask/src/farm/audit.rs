@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::Farm;
+use super::{ChainDaemon, Farm};
 
 /// What was found.
 #[derive(Debug, Clone, Default)]
@@ -46,7 +46,7 @@ impl Farm {
         for missing in asked.difference(&numbers) {
             audit.wrong.push(format!("sector {missing} was pledged and has no record"));
         }
-        let chain = on_chain(&self.miner_repo)?;
+        let chain = on_chain(self.chain.as_ref().map_or(&self.miner_repo, ChainDaemon::dir))?;
         for row in &rows {
             let number = row.number;
             if row.state != "Proving" {
@@ -140,9 +140,9 @@ fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     rest.split([' ', '}', ',']).next()
 }
 
-/// What the embedded chain has accepted, by sector.
-fn on_chain(miner_repo: &Path) -> Result<BTreeMap<u64, OnChain>> {
-    let path = miner_repo.join("devchain/journal.jsonl");
+/// What the dev chain has accepted, by sector; `dir` is the repository of its process.
+fn on_chain(dir: &Path) -> Result<BTreeMap<u64, OnChain>> {
+    let path = dir.join("devchain/journal.jsonl");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut sectors: BTreeMap<u64, OnChain> = BTreeMap::new();
     // The last line may be being written.

@@ -31,6 +31,9 @@ pub struct FarmOptions {
     pub slots: Vec<String>,
     /// How long the null prover pretends to work, as `commit-2=2s`.
     pub null_durations: Vec<String>,
+    /// Whether the dev chain is a process of its own, which miners reach as a full node; else it is the
+    /// miner's.
+    pub shared_chain: bool,
     /// What the processes are told in the environment, as `SEALFARM_AGENT_TTL`.
     pub environment: Vec<(&'static str, String)>,
     /// What lies between the sites and the hub.
@@ -54,6 +57,7 @@ impl Default for FarmOptions {
             challenge_delay: 2,
             slots: Vec::new(),
             null_durations: Vec::new(),
+            shared_chain: false,
             environment: Vec::new(),
             wan: WanKind::Direct,
             store_bytes: None,

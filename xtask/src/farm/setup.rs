@@ -16,6 +16,17 @@ use crate::scratch::Scratch;
 use crate::tools::Tools;
 use crate::workspace;
 
+/// Variables of whoever runs this that would lead to another farm.
+const ELSEWHERE: [&str; 7] = [
+    "LOTUS_STORAGE_PATH",
+    "LOTUS_AGENT_PATH",
+    "LOTUS_PATH",
+    "FULLNODE_API_INFO",
+    "WORKER_PATH",
+    "SECTOR_SIZE",
+    "MINER_ADDR",
+];
+
 /// A command for one of the farm's binaries, with the proof parameters' directory set.
 ///
 /// # Errors
@@ -28,7 +39,7 @@ pub fn command(binary: &str) -> Result<Command> {
 pub(super) fn command_in(namespace: Option<&Namespace>, binary: &str) -> Result<Command> {
     let mut command = command_at(namespace, &workspace::binary(binary)?);
     command.env(workspace::PARAMETERS_VARIABLE, workspace::parameters_dir()?);
-    for variable in ["LOTUS_STORAGE_PATH", "LOTUS_AGENT_PATH", "WORKER_PATH", "SECTOR_SIZE", "MINER_ADDR"] {
+    for variable in ELSEWHERE {
         command.env_remove(variable);
     }
     Ok(command)
