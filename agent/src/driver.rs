@@ -30,15 +30,20 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 mod benching;
+mod deadlines;
 mod draining;
 mod gate;
 mod handle;
 mod hearing;
+mod letters;
 mod preparing;
 
+use self::deadlines::answer_overdue;
 use self::gate::{Figures, rounded};
 pub use self::handle::Handle;
 use self::hearing::{answer_joins, follow_progress, heard};
+pub use self::letters::RequeueError;
+use self::letters::tell_letters;
 use self::preparing::prepare;
 use crate::flights::Flights;
 use crate::site::Roster;
@@ -318,6 +323,8 @@ async fn run(shared: Arc<Shared>) -> Result<(), DriverError> {
         Box::pin(outbox),
         Box::pin(answer_joins(&shared, joins)),
         Box::pin(follow_progress(&shared, progress)),
+        Box::pin(tell_letters(&shared)),
+        Box::pin(answer_overdue(&shared)),
         refresh_regularly(&shared),
     );
     Ok(())

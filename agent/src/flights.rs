@@ -2,6 +2,7 @@
 //! rebuilt from the streams at start; nothing durable rests on it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use sealfarm_common::job::{Job, JobKind};
@@ -9,6 +10,9 @@ use sealfarm_common::sector::SectorNumber;
 use sealfarm_common::task::{Task, TaskKind, TaskProgress};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+/// A worker that runs a task answers so long after its job's deadline at the latest.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(300);
 
 /// A task of the site, for lists and progress views.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,7 +40,7 @@ pub struct TaskRow {
 struct Flight {
     sector: SectorNumber,
     kind: JobKind,
-    task: Option<(Uuid, TaskKind, u32)>,
+    task: Option<Task>,
     queued_since: Option<Timestamp>,
 }
 
@@ -62,9 +66,9 @@ impl Flights {
     pub fn queued(&mut self, task: &Task, now: Option<Timestamp>) {
         self.began(&task.job);
         if let Some(flight) = self.jobs.get_mut(&task.job.id)
-            && flight.task.map(|(id, ..)| id) != Some(task.id)
+            && flight.task.as_ref().is_none_or(|queued| queued.id != task.id)
         {
-            flight.task = Some((task.id, task.task, task.round));
+            flight.task = Some(task.clone());
             flight.queued_since = now;
         }
     }
@@ -72,7 +76,7 @@ impl Flights {
     /// A task has ended; the job has not.
     pub fn answered(&mut self, task: &Task) {
         if let Some(flight) = self.jobs.get_mut(&task.job.id)
-            && flight.task.is_some_and(|(id, ..)| id == task.id)
+            && flight.task.as_ref().is_some_and(|queued| queued.id == task.id)
         {
             flight.task = None;
         }
@@ -124,18 +128,31 @@ impl Flights {
         self.jobs.values().filter(|flight| flight.kind == kind).map(|flight| flight.sector).collect()
     }
 
+    /// The tasks that are too late at `now`: at once those that wait in their queue, and those that somebody
+    /// runs when he should have answered long ago.
+    pub fn overdue(&self, now: Timestamp) -> Vec<Task> {
+        let late = |flight: &Flight| {
+            let task = flight.task.as_ref()?;
+            let runs = self.progress.get(&flight.sector).is_some_and(|seen| seen.id == task.id);
+            let patience = if runs { ANSWERED_WITHIN } else { Duration::ZERO };
+            let end = task.job.deadline?.saturating_add(patience).unwrap_or(Timestamp::MAX);
+            (now >= end).then(|| task.clone())
+        };
+        self.jobs.values().filter_map(late).collect()
+    }
+
     /// The tasks, by sector.
     pub fn rows(&self) -> Vec<TaskRow> {
         let mut rows: Vec<TaskRow> = self
             .jobs
             .values()
             .filter_map(|flight| {
-                let (id, task, round) = flight.task?;
-                let seen = self.progress.get(&flight.sector).filter(|seen| seen.id == id);
+                let Task { id, task, round, .. } = flight.task.as_ref()?;
+                let seen = self.progress.get(&flight.sector).filter(|seen| seen.id == *id);
                 Some(TaskRow {
                     sector: flight.sector,
-                    task,
-                    round,
+                    task: *task,
+                    round: *round,
                     worker: seen.map(|seen| seen.worker.to_string()),
                     fraction: seen.and_then(|seen| seen.fraction),
                     elapsed_s: seen.map(|seen| seen.elapsed_s),
@@ -204,6 +221,23 @@ mod tests {
         assert_eq!(flights.rows()[0].worker, None);
         flights.progressed(progress(&Task::new(job(8), TaskKind::AddPiece, 0), 0.5, false));
         assert_eq!(flights.rows().len(), 1);
+    }
+
+    #[test]
+    fn a_task_in_its_queue_is_late_at_the_deadline_and_one_that_runs_long_after_it() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut flights = Flights::default();
+        let late = |flights: &Flights, second| flights.overdue(at(second)).len();
+        flights.queued(&Task::new(job(8), TaskKind::AddPiece, 0), None);
+        let task = Task::new(Job { deadline: Some(at(100)), ..job(7) }, TaskKind::AddPiece, 0);
+        flights.queued(&task, None);
+        assert_eq!((late(&flights, 99), late(&flights, 100)), (0, 1));
+        flights.progressed(progress(&task, 0.5, false));
+        assert_eq!((late(&flights, 100), late(&flights, 399), late(&flights, 400)), (0, 0, 1));
+        flights.progressed(progress(&task, 0.5, true));
+        assert_eq!(late(&flights, 100), 1, "handed back");
+        flights.answered(&task);
+        assert_eq!(late(&flights, 1_000), 0);
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod cli;
 mod custody;
 pub mod driver;
 pub mod flights;
+mod lost;
 pub mod plan;
 mod removing;
 mod results;

@@ -165,6 +165,18 @@ fn too_late(job: &Job) -> Failure {
     Failure::new(FailureClass::Deadline, format!("the {} job was to end by {deadline}", job.kind()))
 }
 
+/// Why it is too late for a job whose `task` waits in its queue; `None` where it is not, or where the store
+/// has the answer.
+pub fn late(task: &Task, manifest: Option<&Manifest>, now: Timestamp) -> Option<Failure> {
+    match plan(&task.job, manifest, now) {
+        Next::Refuse(failure) if failure.class == FailureClass::Deadline => {
+            let reason = format!("{}; {} waited for a worker", failure.reason, task.task);
+            Some(Failure::new(FailureClass::Deadline, reason))
+        }
+        _ => None,
+    }
+}
+
 /// Why `job` is not one of this farm's; `None` where it is.
 pub fn refusal(job: &Job, farm: &FarmInfo) -> Option<Failure> {
     let sealing = job.ask.sealing();

@@ -293,7 +293,22 @@ pub trait Bus: Send + Sync {
     async fn ask(&self, message: Message, wait: Duration) -> Result<Message, BusError>;
 
     /// The messages a stream stores under a subject pattern, oldest first, at most `most`.
-    async fn stored(&self, stream: &str, pattern: &str, most: usize) -> Result<Vec<Message>, BusError>;
+    async fn stored(&self, stream: &str, pattern: &str, most: usize) -> Result<Vec<Message>, BusError> {
+        let numbered = self.numbered(stream, pattern, 0, most).await?;
+        Ok(numbered.into_iter().map(|(_, message)| message).collect())
+    }
+
+    /// The same with their sequences, of those behind `after`.
+    async fn numbered(
+        &self,
+        stream: &str,
+        pattern: &str,
+        after: u64,
+        most: usize,
+    ) -> Result<Vec<(u64, Message)>, BusError>;
+
+    /// Takes one message out of a stream; `false` where it is not there.
+    async fn remove(&self, stream: &str, sequence: u64) -> Result<bool, BusError>;
 
     /// Takes back the messages a stream stores under a subject pattern, also those in somebody's hand;
     /// answers how many there were. Whoever has one in hand may still act on it.

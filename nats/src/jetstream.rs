@@ -1,13 +1,14 @@
 //! The bus on a real NATS server.
 
+mod answers;
 mod delivery;
 mod publish;
 mod room;
 
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::time::{Duration, Instant};
 
+use async_nats::StatusCode;
 use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer};
 use async_nats::jetstream::context::RequestErrorKind;
@@ -17,7 +18,6 @@ use async_nats::jetstream::stream::{
     Config as StreamConfig, DirectGetErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
 };
 use async_nats::jetstream::{self, Context};
-use async_nats::{HeaderMap, StatusCode};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -25,8 +25,11 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use self::delivery::{delivery, from_nats};
-use crate::bus::{Bus, BusError, Delivery, Entry, Headers, Message, Published, REPLY_TO, shed_of};
+use self::answers::{
+    bounded, header_map, missing_or_unavailable, refused, setup_error, unavailable, unless_denied,
+};
+use self::delivery::{as_published, delivery, from_nats};
+use crate::bus::{Bus, BusError, Delivery, Entry, Message, Published, REPLY_TO, shed_of};
 use crate::connect::Client;
 use crate::pull::{self, Request};
 use crate::streams::{BucketSpec, ConsumerSpec, Keep, StreamSpec};
@@ -125,78 +128,6 @@ impl JetStreamBus {
         let bucket = self.ask_api(&action, name, found).await?;
         buckets.insert(name.to_owned(), bucket.clone());
         Ok(bucket)
-    }
-}
-
-/// Does `work`, unless the server refuses this user a subject that `concerns` it: it gives no answer
-/// then, only says so.
-async fn unless_denied<T>(
-    client: &Client,
-    action: &str,
-    concerns: impl Fn(&str) -> bool,
-    work: impl Future<Output = Result<T, BusError>>,
-) -> Result<T, BusError> {
-    let mut denials = client.denials();
-    tokio::select! {
-        biased;
-        done = work => done,
-        denial = denials.hear(concerns) => Err(BusError::Denied {
-            action: action.to_owned(),
-            user: client.user().to_owned(),
-            what: denial.action,
-            subject: denial.subject,
-        }),
-    }
-}
-
-fn unavailable(action: &str, reason: impl Display) -> BusError {
-    BusError::Unavailable { action: action.to_owned(), reason: reason.to_string() }
-}
-
-fn refused(action: &str, reason: impl Display) -> BusError {
-    BusError::Refused { action: action.to_owned(), reason: reason.to_string() }
-}
-
-/// What was looked up is not there, or nobody could say.
-fn missing_or_unavailable(what: String, error: impl Display) -> BusError {
-    let reason = error.to_string();
-    if reason.contains("not found") {
-        BusError::Missing { what, reason }
-    } else {
-        unavailable(&format!("look up {what}"), reason)
-    }
-}
-
-/// A server that answered and said no is not a server that did not answer.
-fn setup_error(action: &str, error: impl Display) -> BusError {
-    let mut text = error.to_string();
-    // Error 10047: the limits of all streams together are more than the server may store.
-    if text.contains("10047") {
-        text.push_str("; the server sets aside what a stream may grow to: free disk under its store, or raise max_file_store");
-    }
-    if text.contains("timed out") || text.contains("no responders") || text.contains("broken pipe") {
-        unavailable(action, text)
-    } else {
-        refused(action, text)
-    }
-}
-
-fn header_map(headers: &Headers) -> HeaderMap {
-    let mut map = HeaderMap::new();
-    for (name, value) in headers.iter() {
-        map.insert(name, value);
-    }
-    map
-}
-
-async fn bounded<T, E: Display>(
-    action: &str,
-    answer: impl Future<Output = Result<T, E>> + Send,
-) -> Result<T, BusError> {
-    match tokio::time::timeout(ANSWER_WITHIN, answer).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(unavailable(action, error)),
-        Err(_) => Err(unavailable(action, format!("no answer within {} s", ANSWER_WITHIN.as_secs()))),
     }
 }
 
@@ -383,16 +314,22 @@ impl Bus for JetStreamBus {
         Ok(from_nats(&answer.subject, answer.headers.as_ref(), &answer.payload))
     }
 
-    async fn stored(&self, stream: &str, pattern: &str, most: usize) -> Result<Vec<Message>, BusError> {
+    async fn numbered(
+        &self,
+        stream: &str,
+        pattern: &str,
+        after: u64,
+        most: usize,
+    ) -> Result<Vec<(u64, Message)>, BusError> {
         let action = format!("read {pattern} from stream {stream}");
         let handle = self.context.get_stream_no_info(stream).await.map_err(|e| unavailable(&action, e))?;
         let mut messages = Vec::new();
-        let mut next = 1;
+        let mut next = after.saturating_add(1);
         while messages.len() < most {
             match handle.direct_get_next_for_subject(pattern, Some(next)).await {
                 Ok(found) => {
                     next = found.sequence + 1;
-                    messages.push(from_nats(&found.subject, Some(&found.headers), &found.payload));
+                    messages.push((found.sequence, as_published(&found)));
                 }
                 Err(e) => match e.kind() {
                     DirectGetErrorKind::NotFound => break,
@@ -404,6 +341,20 @@ impl Bus for JetStreamBus {
             }
         }
         Ok(messages)
+    }
+
+    async fn remove(&self, stream: &str, sequence: u64) -> Result<bool, BusError> {
+        let action = format!("take message {sequence} out of stream {stream}");
+        let handle = self.context.get_stream_no_info(stream).await.map_err(|e| unavailable(&action, e))?;
+        let removed = Box::pin(async {
+            match handle.delete_message(sequence).await {
+                Ok(removed) => Ok(removed),
+                // Error 10043 or 10057, by the server's release.
+                Err(error) if error.to_string().contains("not found") => Ok(false),
+                Err(error) => Err(unavailable(&action, error)),
+            }
+        });
+        self.ask_api(&action, stream, removed).await
     }
 
     async fn withdraw(&self, stream: &str, pattern: &str) -> Result<u64, BusError> {

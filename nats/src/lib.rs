@@ -10,6 +10,7 @@ pub mod consume;
 pub mod denial;
 pub mod jetstream;
 pub mod jwt;
+pub mod letters;
 pub mod outbox;
 mod pull;
 pub mod role;

@@ -77,7 +77,7 @@ pub struct ConsumerSpec {
     pub filter: String,
     /// Without an acknowledgement or a sign of progress for so long, a message is delivered again.
     pub ack_wait: Duration,
-    /// After so many deliveries a message is set aside; -1: never.
+    /// After so many deliveries the server delivers a message no more; -1: it always does.
     pub deliver_max: i64,
     /// Deliveries in hand at a time, all pullers together.
     pub ack_pending_max: i64,
@@ -98,7 +98,8 @@ pub struct BucketSpec {
 
 /// A task or job without a sign of life for so long is delivered again.
 pub const ACK_WAIT: Duration = Duration::from_secs(60);
-/// Deliveries of one message before it is set aside.
+/// Deliveries of a job or a task until whoever takes it sets it aside unread. It is not the server's bound: a
+/// message whose last delivery went unanswered would lie in its queue and come to nobody.
 pub const DELIVER_MAX: i64 = 20;
 /// Deliveries in hand on one consumer: above any farm's slots.
 pub const ACK_PENDING_MAX: i64 = 4096;
@@ -164,7 +165,7 @@ fn durable(stream: String, name: &str, filter: String) -> ConsumerSpec {
         name: name.to_owned(),
         filter,
         ack_wait: ACK_WAIT,
-        deliver_max: DELIVER_MAX,
+        deliver_max: -1,
         ack_pending_max: ACK_PENDING_MAX,
     }
 }
@@ -205,7 +206,7 @@ pub fn sectors_bucket(miner: MinerId) -> BucketSpec {
 /// The miner's consumer on the results stream.
 pub fn results_consumer(miner: MinerId) -> ConsumerSpec {
     let hub = Hub(miner);
-    durable_unlimited(hub.results_stream(), hub.results_consumer(), hub.results())
+    durable(hub.results_stream(), hub.results_consumer(), hub.results())
 }
 
 /// One agent's consumer on the jobs stream.
@@ -254,19 +255,14 @@ pub fn site_streams(agent: &AgentId) -> Vec<StreamSpec> {
     ]
 }
 
-/// Like [`durable`], for messages that only this process's own handler can refuse: a long outage of
-/// what comes after must not use them up.
-fn durable_unlimited(stream: String, name: &str, filter: String) -> ConsumerSpec {
-    ConsumerSpec { deliver_max: -1, ..durable(stream, name, filter) }
-}
-
-/// A site's consumers: one for each task kind (the worker queue groups), and the agent's own three.
+/// A site's consumers: one for each task kind (the worker queue groups), and the agent's own four.
 pub fn site_consumers(agent: &AgentId) -> Vec<ConsumerSpec> {
     let site = Site(agent.clone());
     let mut consumers: Vec<_> = TaskKind::ALL.into_iter().map(|kind| task_consumer(&site, kind)).collect();
-    consumers.push(durable_unlimited(site.results_stream(), site.results_consumer(), site.results()));
-    consumers.push(durable_unlimited(site.outbox_stream(), site.outbox_consumer(), site.outbox_all()));
-    consumers.push(durable_unlimited(site.history_stream(), site.outbox_consumer(), site.history_all()));
+    consumers.push(durable(site.results_stream(), site.results_consumer(), site.results()));
+    consumers.push(durable(site.outbox_stream(), site.outbox_consumer(), site.outbox_all()));
+    consumers.push(durable(site.history_stream(), site.outbox_consumer(), site.history_all()));
+    consumers.push(durable(site.dead_stream(), site.dead_consumer(), site.dead_letters()));
     consumers
 }
 

@@ -168,6 +168,11 @@ impl Site {
         "hub"
     }
 
+    /// The agent's consumer on the dead stream.
+    pub fn dead_consumer(&self) -> &'static str {
+        "agent"
+    }
+
     /// One task.
     pub fn task(&self, kind: TaskKind, sector: SectorNumber) -> String {
         format!("site.{}.task.{kind}.{sector}", self.0)
@@ -209,14 +214,24 @@ impl Site {
         rest.strip_prefix(".outbox.").or_else(|| rest.strip_prefix(".history."))
     }
 
-    /// Whether the hub lets this site's agent publish under one of its subjects: its own results and events.
+    /// Whether the hub lets this site's agent publish under one of its subjects: its own results, events and
+    /// dead letters.
     pub fn speaks_for(&self, hub_subject: &str) -> bool {
-        let mut tokens = hub_subject.splitn(5, '.');
-        tokens.next() == Some("seal")
-            && tokens.next().is_some()
-            && matches!(tokens.next(), Some("result" | "event"))
-            && tokens.next() == Some(self.0.as_str())
-            && tokens.next().is_some()
+        let tokens: Vec<&str> = hub_subject.splitn(5, '.').collect();
+        let site = self.0.as_str();
+        match tokens.as_slice() {
+            ["seal", _, "result" | "event", agent, _] => *agent == site,
+            ["seal", _, "dead", "agent", agent] => *agent == site,
+            _ => false,
+        }
+    }
+
+    /// Whether a subject is one of the site's queues.
+    pub fn is_queue_subject(&self, subject: &str) -> bool {
+        let rest = subject.strip_prefix("site.").and_then(|rest| rest.strip_prefix(self.0.as_str()));
+        [".task.", ".result.", ".outbox.", ".history."]
+            .iter()
+            .any(|queue| rest.is_some_and(|rest| rest.starts_with(queue)))
     }
 
     /// All outbox messages.
@@ -295,6 +310,11 @@ mod tests {
         assert_eq!(site.hub_subject(&site.history(&subject)), Some(subject.as_str()));
         assert_eq!(site.hub_subject("site.other.outbox.x"), None);
         assert!(site.speaks_for(&subject));
+        assert!(site.speaks_for(&hub.dead_jobs_of(&site.0)));
+        assert!(site.is_queue_subject(&site.task(TaskKind::Commit1, SectorNumber(4))));
+        assert!(
+            !site.is_queue_subject("site.site-2.task.commit-1.4") && !site.is_queue_subject(&site.join())
+        );
         for foreign in ["seal.t01000.result.site-2.pre-commit.42", "seal.t01000.job.site-1.commit.42", "x"] {
             assert!(!site.speaks_for(foreign), "{foreign}");
         }

@@ -85,6 +85,10 @@ pub async fn suite(bus: Arc<dyn Bus>, prefix: &str) -> Result<()> {
             "what is withdrawn never comes and leaves its place",
             Box::pin(storing::what_is_withdrawn_never_comes_and_leaves_its_place(bench())),
         ),
+        (
+            "a message is read and removed by its number",
+            Box::pin(storing::a_message_is_read_and_removed_by_its_number(bench())),
+        ),
         ("the oldest are shed", Box::pin(storing::the_oldest_are_shed(bench()))),
         (
             "headers and payload arrive unchanged",

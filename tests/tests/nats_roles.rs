@@ -217,6 +217,7 @@ async fn at_a_site_every_role_has_its_own_subjects_and_no_other() {
         row("$JS.ACK.domain.account.a-tasks.finalize.1.2.3.4.5.token", &[0, 1, 2], &[0]),
         row("$JS.ACK.a-results.agent.1.2.3.4.5", &[0], &[0]),
         row("$JS.ACK.a-outbox.hub.1.2.3.4.5", &[0], &[0]),
+        row("$JS.API.CONSUMER.MSG.NEXT.a-dead.agent", &[0], &[0]),
         row("$KV.anything.x", &[0], &[0]),
         row("_INBOX_worker-w-1.x", &[0], &[0, 1]),
         row("_INBOX_worker-w-2.x", &[0], &[0, 2]),

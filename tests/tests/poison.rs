@@ -14,9 +14,11 @@ use sealfarm_common::task::TaskKind;
 use sealfarm_nats::bus::{Bus, Headers, Message};
 use sealfarm_nats::connect::{NatsAddress, connect};
 use sealfarm_nats::jetstream::JetStreamBus;
+use sealfarm_nats::streams::DELIVER_MAX;
 use sealfarm_nats::subjects::{Hub, Site};
 use sealfarm_nats::wire;
 use sealfarm_tests::harness::{Scratch, Tools};
+use tokio_util::sync::CancellationToken;
 use xtask::farm::{Farm, FarmOptions};
 use xtask::wait;
 
@@ -182,4 +184,92 @@ async fn a_result_nobody_can_decode_is_shown_with_its_sector_and_a_retry_asks_ag
     let worker = farm.start_worker(&farm.sites[0], 7).unwrap();
     farm.sites[0].workers.push(worker);
     seals_on(&farm);
+}
+
+/// A farm whose only sector waits for a worker, with the agent's messaging at its site.
+async fn waiting_for_a_worker(name: &str) -> (Farm, JetStreamBus, Site) {
+    let mut farm = farm(name);
+    farm.sites[0].workers.drain(..).for_each(xtask::process::Process::kill);
+    farm.miner_command(&["sectors", "pledge"]).unwrap().success().unwrap();
+    let place = &farm.sites[0];
+    let (bus, site) =
+        (bus(place.nats.url(), place.credentials(), "agent").await, Site("site-1".parse().unwrap()));
+    wait::until(LIMIT, "the first task in its queue", || {
+        let tasks = farm.tasks(&farm.sites[0])?;
+        ensure!(tasks.len() == 1 && tasks[0].task == "add-piece", "{tasks:?}");
+        Ok(())
+    })
+    .unwrap();
+    (farm, bus, site)
+}
+
+fn start_worker(farm: &mut Farm) {
+    let worker = farm.start_worker(&farm.sites[0], 7).unwrap();
+    farm.sites[0].workers.push(worker);
+}
+
+fn all_proving(farm: &Farm) {
+    wait::until(LIMIT, "every sector Proving", || {
+        let rows = farm.sectors()?;
+        ensure!(rows.iter().all(|row| row.state == "Proving"), "{rows:?}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_nobody_can_decode_is_told_to_the_miner_asked_for_again_shown_and_put_back_by_command() {
+    let (mut farm, bus, site) = waiting_for_a_worker("poison-task").await;
+    let (stream, subject) = (site.tasks_stream(), site.task(TaskKind::AddPiece, SectorNumber(1)));
+    let queued = bus.stored(&stream, &subject, 1).await.unwrap().remove(0);
+    bus.withdraw(&stream, &subject).await.unwrap();
+    let spoilt = Message { payload: "not json".into(), ..queued };
+    let headers = spoilt.headers.clone().with(wire::MESSAGE_ID, "spoilt");
+    bus.publish(Message { headers, ..spoilt }).await.unwrap();
+    start_worker(&mut farm);
+    all_proving(&farm);
+    let status = farm.miner_json(&["sectors", "status", "1", "--log"]).unwrap();
+    assert_eq!(status["letters"][0]["subject"], subject.as_str(), "{status}");
+    assert_eq!(status["record"]["fence"], 2, "its job failed and was asked for again: {status}");
+    assert_eq!(farm.agent_json(0, &["info"]).unwrap()["jobs_in_custody"], 0);
+
+    let letters = farm.agent_json(0, &["dead", "list"]).unwrap();
+    assert_eq!(letters.as_array().unwrap().len(), 1, "{letters}");
+    assert_eq!((&letters[0]["sector"], &letters[0]["subject"]), (&1.into(), &subject.as_str().into()));
+    let first = letters[0]["number"].clone();
+    let number = first.to_string();
+    let shown = farm.agent_command(0, &["dead", "show", &number]).unwrap().success().unwrap();
+    assert!(shown.contains("the payload does not decode") && shown.contains("not json"), "{shown}");
+    let back = farm.agent_command(0, &["dead", "requeue", &number]).unwrap().success().unwrap();
+    assert!(back.contains(&subject), "{back}");
+    // Nobody can decode it now either.
+    wait::until(LIMIT, "another letter in its place", || {
+        let letters = farm.agent_json(0, &["dead", "list"])?;
+        ensure!(letters.as_array().is_some_and(|all| all.len() == 1), "{letters}");
+        ensure!(letters[0]["number"] != first, "{letters}");
+        Ok(())
+    })
+    .unwrap();
+    let gone = farm.agent_command(0, &["dead", "requeue", &number]).unwrap();
+    assert_eq!(gone.status.code(), Some(5), "{}", gone.stderr);
+    let at_hub = farm.miner_json(&["dead", "list"]).unwrap();
+    let at_hub = at_hub[0]["number"].to_string();
+    let shown = farm.miner_command(&["dead", "show", &at_hub]).unwrap().success().unwrap();
+    assert!(shown.contains(&subject) && shown.contains("the payload does not decode"), "{shown}");
+    seals_on(&farm);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_ran_out_of_deliveries_is_answered_shown_in_the_history_and_asked_for_again() {
+    let (mut farm, bus, site) = waiting_for_a_worker("out-of-deliveries").await;
+    for delivered in 1..DELIVER_MAX {
+        let stop = CancellationToken::new();
+        let taken = bus.pull(&site.tasks_stream(), "add-piece", 1, LIMIT, &stop).await.unwrap();
+        assert_eq!(taken[0].delivered, delivered as u64);
+        taken[0].nak(Duration::ZERO).await.unwrap();
+    }
+    start_worker(&mut farm);
+    all_proving(&farm);
+    let log = farm.miner_command(&["sectors", "status", "1", "--log"]).unwrap().success().unwrap();
+    assert!(log.contains("ran out of deliveries: 19 attempts ended without an answer"), "{log}");
 }

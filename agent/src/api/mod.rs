@@ -1,6 +1,7 @@
 //! What the agent serves: JSON-RPC methods and what they answer, a web page, its store's files.
 
 pub mod bulk;
+mod dead;
 mod joining;
 mod orders;
 pub mod web;
@@ -19,6 +20,7 @@ use sealfarm_common::store::{Store, StoreError};
 use sealfarm_common::task::{TaskKind, TaskOutput};
 use serde::{Deserialize, Serialize};
 
+pub use self::dead::LetterParams;
 pub use self::joining::Door;
 use self::joining::admit;
 pub use self::orders::{DrainParams, UnbenchParams};
@@ -45,8 +47,16 @@ pub mod method {
     /// Takes [`super::DrainParams`], answers nothing.
     pub const DRAIN: Method = Method::new("Sealfarm.AgentDrain", Admin);
 
+    /// Answers the [`Letter`](sealfarm_nats::letters::Letter)s.
+    pub const DEAD: Method = Method::new("Sealfarm.DeadList", Read);
+    /// Takes [`super::LetterParams`], answers [`LetterDetail`](sealfarm_nats::letters::LetterDetail).
+    pub const DEAD_SHOW: Method = Method::new("Sealfarm.DeadShow", Read);
+    /// Takes [`super::LetterParams`], answers the [`Letter`](sealfarm_nats::letters::Letter).
+    pub const DEAD_REQUEUE: Method = Method::new("Sealfarm.DeadRequeue", Admin);
+
     /// All of them, with the way in for workers.
-    pub const ALL: [Method; 7] = [INFO, WORKERS, TASKS, STORE, UNBENCH, DRAIN, joining::JOIN];
+    pub const ALL: [Method; 10] =
+        [INFO, WORKERS, TASKS, STORE, UNBENCH, DRAIN, DEAD, DEAD_SHOW, DEAD_REQUEUE, joining::JOIN];
 }
 
 /// What `info` shows.
@@ -179,6 +189,7 @@ async fn read_store(store: Store) -> Result<Vec<StoreRow>, ExitError> {
 pub fn methods(handle: &Handle, door: Door) -> Methods {
     let (info, workers, tasks, store) =
         (handle.clone(), handle.clone(), handle.clone(), handle.store().clone());
+    let (letters, shown, queues) = (handle.clone(), handle.clone(), handle.clone());
     let (keeper, door) = (handle.clone(), Arc::new(door));
     Methods::new()
         .with(method::INFO, move |(): ()| {
@@ -196,5 +207,8 @@ pub fn methods(handle: &Handle, door: Door) -> Methods {
         .with(method::STORE, move |(): ()| read_store(store.clone()))
         .with(method::UNBENCH, orders::unbenching(handle))
         .with(method::DRAIN, orders::draining(handle))
+        .with(method::DEAD, move |(): ()| dead::list(letters.clone()))
+        .with(method::DEAD_SHOW, move |LetterParams { number }| dead::show(shown.clone(), number))
+        .with(method::DEAD_REQUEUE, move |LetterParams { number }| dead::requeue(queues.clone(), number))
         .with(way_in::JOIN, move |request| admit(door.clone(), keeper.clone(), request))
 }

@@ -2,6 +2,7 @@
 
 mod auth;
 mod config;
+mod dead;
 mod fetch;
 mod init;
 mod orders;
@@ -56,6 +57,9 @@ enum Command {
     /// Tasks of the site.
     #[command(subcommand)]
     Tasks(List),
+    /// Messages that nobody at the site could use, with the reasons.
+    #[command(subcommand)]
+    Dead(dead::Dead),
     /// Sectors in the site's store.
     #[command(subcommand)]
     Store(List),
@@ -121,6 +125,7 @@ impl Cli {
             Command::Workers(Workers::Unbench { worker, task }) => {
                 block_on(orders::unbench(&repo, worker, task))
             }
+            Command::Dead(command) => block_on(dead::run(&repo, command)),
             Command::Drain { off } => block_on(orders::drain(&repo, off)),
             Command::Workers(Workers::Credentials { worker, out }) => {
                 site_config::credentials(&repo, &worker, &out)

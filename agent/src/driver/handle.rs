@@ -6,9 +6,11 @@ use std::sync::atomic::Ordering;
 use sealfarm_common::membership::{AgentInfo, FarmInfo};
 use sealfarm_common::store::{Store, StoreError};
 use sealfarm_common::task::{TaskKind, WorkerId};
+use sealfarm_nats::bus::{BusError, Message};
+use sealfarm_nats::letters::Letter;
 use tokio::sync::watch;
 
-use super::Shared;
+use super::{RequeueError, Shared};
 use crate::benches::Bench;
 use crate::flights::TaskRow;
 use crate::site::WorkerRow;
@@ -88,6 +90,31 @@ impl Handle {
     /// When that cannot be written in the store: nothing has changed then.
     pub fn drain(&self, draining: bool) -> Result<(), StoreError> {
         self.0.drain(draining)
+    }
+
+    /// What nobody at the site could use, oldest first.
+    ///
+    /// # Errors
+    /// When the site's NATS does not answer.
+    pub async fn letters(&self) -> Result<Vec<Letter>, BusError> {
+        self.0.letters().await
+    }
+
+    /// One of them, by its number; `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`letters`](Self::letters).
+    pub async fn letter(&self, number: u64) -> Result<Option<Message>, BusError> {
+        self.0.letter(number).await
+    }
+
+    /// Puts one back into the queue it came from.
+    ///
+    /// # Errors
+    /// When there is none, it came from no queue of this site, its place is taken, or the site's NATS does
+    /// not answer.
+    pub async fn requeue(&self, number: u64) -> Result<Letter, RequeueError> {
+        self.0.requeue(number).await
     }
 
     /// Takes nothing new and ends after what is in hand.

@@ -143,8 +143,8 @@ impl Context {
         let ending = format!(".{}", record.number);
         let letter = |message: Message| {
             let subject = message.headers.value(wire::SUBJECT)?.to_owned();
-            let ours =
-                subject.ends_with(&ending) && (subject.contains(".job.") || subject.contains(".result."));
+            let kinds = [".job.", ".task.", ".result."];
+            let ours = subject.ends_with(&ending) && kinds.iter().any(|kind| subject.contains(kind));
             ours.then(|| Letter {
                 reason: message.headers.value(wire::REASON).unwrap_or("no reason was given").to_owned(),
                 job: message.headers.value(wire::JOB).and_then(|id| id.parse().ok()),

@@ -20,6 +20,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub use super::dead::LetterParams;
 pub use super::draining::DrainParams;
 use super::hosts::agent_of_host;
 use super::views::{AgentRow, DEV_CHAIN_NOTICE, HistoryLine, Info, NULL_NOTICE, SectorDetail, SectorRow};
@@ -71,6 +72,10 @@ pub mod method {
     pub const AGENT_DEAD: Method = Method::new("Sealfarm.AgentsDead", Write);
     /// Takes [`super::DrainParams`], answers nothing.
     pub const AGENT_DRAIN: Method = Method::new("Sealfarm.AgentsDrain", Write);
+    /// Answers the [`Letter`](sealfarm_nats::letters::Letter)s.
+    pub const DEAD: Method = Method::new("Sealfarm.DeadList", Read);
+    /// Takes [`super::LetterParams`], answers [`LetterDetail`](sealfarm_nats::letters::LetterDetail).
+    pub const DEAD_SHOW: Method = Method::new("Sealfarm.DeadShow", Read);
     /// Answers the [`JobRow`](crate::api::views::JobRow)s.
     pub const JOBS: Method = Method::new("Sealfarm.JobsList", Read);
     /// Takes [`super::SectorParams`], answers [`Why`](crate::api::views::Why).
@@ -85,7 +90,7 @@ pub mod method {
     pub const INFO: Method = Method::new("Sealfarm.Info", Read);
 
     /// All of them, with what workers ask.
-    pub const ALL: [Method; 13] = [
+    pub const ALL: [Method; 15] = [
         PLEDGE,
         RETRY,
         MOVE,
@@ -95,6 +100,8 @@ pub mod method {
         AGENTS,
         AGENT_DEAD,
         AGENT_DRAIN,
+        DEAD,
+        DEAD_SHOW,
         JOBS,
         WHY,
         INFO,
@@ -278,6 +285,14 @@ pub fn methods(context: &Arc<Context>) -> Methods {
         .with(
             method::AGENT_DRAIN,
             asking(context, |context, params| async move { context.drain(params).await }),
+        )
+        .with(method::DEAD, asking(context, |context, _: IgnoredAny| async move { context.dead().await }))
+        .with(
+            method::DEAD_SHOW,
+            asking(
+                context,
+                |context, LetterParams { number }| async move { context.dead_letter(number).await },
+            ),
         )
         .with(method::JOBS, asking(context, |context, _: IgnoredAny| async move { context.jobs().await }))
         .with(

@@ -4,6 +4,7 @@
 //! It asks the driver through its handle and changes nothing itself.
 
 pub mod bulk;
+mod dead;
 mod draining;
 mod hosts;
 mod jobs;

@@ -2,6 +2,7 @@
 
 mod auth;
 mod config;
+mod dead;
 mod dev_chain;
 mod hub_config;
 mod init;
@@ -56,6 +57,9 @@ enum Command {
     /// Jobs: where they are, and why a sector does not move on.
     #[command(subcommand)]
     Jobs(Jobs),
+    /// Messages that nobody could use, with the reasons.
+    #[command(subcommand)]
+    Dead(dead::Dead),
     /// Agents: look at them, give them credentials.
     #[command(subcommand)]
     Agents(Agents),
@@ -215,6 +219,7 @@ impl Cli {
             Command::Agents(Agents::List { json }) => block_on(show::agents(&repo, json)),
             Command::Agents(Agents::Dead { agent }) => block_on(orders::dead(&repo, agent)),
             Command::Agents(Agents::Drain { agent, off }) => block_on(orders::drain(&repo, agent, off)),
+            Command::Dead(command) => block_on(dead::run(&repo, command)),
             Command::Jobs(Jobs::List { json }) => block_on(orders::jobs(&repo, json)),
             Command::Jobs(Jobs::Why { number, json }) => block_on(orders::why(&repo, number, json)),
             Command::Agents(Agents::Credentials { agent, out }) => {

@@ -153,9 +153,19 @@ impl Bus for MemoryBus {
     async fn ask(&self, message: Message, _wait: Duration) -> Result<Message, BusError> {
         Ok(message)
     }
-    async fn stored(&self, _stream: &str, pattern: &str, most: usize) -> Result<Vec<Message>, BusError> {
+    async fn numbered(
+        &self,
+        _stream: &str,
+        pattern: &str,
+        after: u64,
+        most: usize,
+    ) -> Result<Vec<(u64, Message)>, BusError> {
         let inner = self.inner.lock().unwrap();
-        Ok(inner.messages.iter().filter(|m| m.subject == pattern).take(most).cloned().collect())
+        let stored = (1..).zip(&inner.messages).filter(|(n, m)| *n > after && m.subject == pattern);
+        Ok(stored.take(most).map(|(n, m)| (n, m.clone())).collect())
+    }
+    async fn remove(&self, _stream: &str, _sequence: u64) -> Result<bool, BusError> {
+        Ok(false)
     }
     async fn withdraw(&self, _stream: &str, pattern: &str) -> Result<u64, BusError> {
         // The messages stay where the tests look at them.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::{self, AckKind};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,6 +38,24 @@ pub(super) fn from_nats(subject: &str, headers: Option<&HeaderMap>, payload: &By
         }
     }
     Message { subject: subject.to_owned(), headers: ours, payload: payload.clone() }
+}
+
+/// A message that was read from a stream, without what the server adds to say where it lay.
+pub(super) fn as_published(read: &StreamMessage) -> Message {
+    const ADDED: [&str; 6] = [
+        "Nats-Stream",
+        "Nats-Subject",
+        "Nats-Sequence",
+        "Nats-Time-Stamp",
+        "Nats-Num-Pending",
+        "Nats-Last-Sequence",
+    ];
+    let message = from_nats(&read.subject, Some(&read.headers), &read.payload);
+    let mut headers = Headers::default();
+    for (name, value) in message.headers.iter().filter(|(name, _)| !ADDED.contains(name)) {
+        headers.set(name, value);
+    }
+    Message { headers, ..message }
 }
 
 struct JetStreamAck {

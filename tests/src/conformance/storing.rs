@@ -172,3 +172,19 @@ pub(super) async fn the_oldest_are_shed(b: Bench) -> Result<()> {
     ensure!(b.bus.shed(&stream, 100).await? == 1, "at least one");
     b.expect_stored(&["5", "6", "7", "8", "9"]).await
 }
+
+pub(super) async fn a_message_is_read_and_removed_by_its_number(b: Bench) -> Result<()> {
+    b.bus.ensure_stream(&b.history()).await?;
+    for subject in ["x", "y", "z"] {
+        b.publish(subject, "").await?;
+    }
+    let stream = format!("{}-stream", b.name);
+    let all = b.bus.numbered(&stream, ">", 0, 10).await?;
+    ensure!(all.iter().map(|(number, _)| *number).eq([1, 2, 3]), "{all:?}");
+    let behind = b.bus.numbered(&stream, ">", 1, 1).await?;
+    ensure!(behind.len() == 1 && behind[0] == all[1], "{behind:?}");
+    ensure!(all[1].1.headers == Headers::default(), "as it was published: {all:?}");
+    ensure!(b.bus.remove(&stream, 2).await?);
+    ensure!(!b.bus.remove(&stream, 2).await?, "twice is once");
+    b.expect_stored(&["x", "z"]).await
+}

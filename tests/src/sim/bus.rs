@@ -247,12 +247,25 @@ impl Bus for SimBus {
         self.link.carry(&action, operation).await
     }
 
-    async fn stored(&self, stream: &str, pattern: &str, most: usize) -> Result<Vec<Message>, BusError> {
+    async fn numbered(
+        &self,
+        stream: &str,
+        pattern: &str,
+        after: u64,
+        most: usize,
+    ) -> Result<Vec<(u64, Message)>, BusError> {
         let operation = async {
             let mut state = self.server.lock();
-            Ok(state.stream(stream)?.stored(pattern, Instant::now()).take(most).cloned().collect())
+            let stored = state.stream(stream)?.numbered(pattern, Instant::now());
+            let behind = stored.filter(|(sequence, _)| *sequence > after);
+            Ok(behind.take(most).map(|(sequence, message)| (sequence, message.clone())).collect())
         };
         self.link.carry(&format!("read {pattern} from stream {stream}"), operation).await
+    }
+
+    async fn remove(&self, stream: &str, sequence: u64) -> Result<bool, BusError> {
+        let operation = async { Ok(self.server.lock().stream(stream)?.remove(sequence)) };
+        self.link.carry(&format!("take message {sequence} out of stream {stream}"), operation).await
     }
 
     async fn withdraw(&self, stream: &str, pattern: &str) -> Result<u64, BusError> {

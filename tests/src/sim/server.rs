@@ -124,7 +124,7 @@ impl SimServer {
     pub fn messages(&self) -> BTreeMap<String, Vec<String>> {
         let now = Instant::now();
         let subjects = |stream: &mut Stream| -> Vec<String> {
-            stream.stored(">", now).map(|message| message.subject.clone()).collect()
+            stream.numbered(">", now).map(|(_, message)| message.subject.clone()).collect()
         };
         let mut state = self.lock();
         let all = state.streams.iter_mut().map(|(name, stream)| (name.clone(), subjects(stream)));

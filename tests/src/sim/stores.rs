@@ -51,7 +51,7 @@ impl SimFarm {
     pub fn history(&self) -> Result<Vec<String>> {
         let (hub, mut server) = (Hub(MINER), self.hub.lock());
         let pattern = hub.events();
-        let lines = server.stream(&hub.events_stream())?.stored(&pattern, Instant::now());
-        lines.map(|line| Ok(wire::decode::<SectorEvent>(&line.payload)?.text)).collect()
+        let lines = server.stream(&hub.events_stream())?.numbered(&pattern, Instant::now());
+        lines.map(|(_, line)| Ok(wire::decode::<SectorEvent>(&line.payload)?.text)).collect()
     }
 }

@@ -142,7 +142,9 @@ impl Stream {
                 .take_while(|(_, stored)| now - stored.at >= self.spec.age_max)
                 .map(|(sequence, _)| *sequence)
                 .collect();
-            old.into_iter().for_each(|sequence| self.remove(sequence));
+            for sequence in old {
+                self.remove(sequence);
+            }
         }
         let window = self.spec.duplicate_window;
         self.ids.retain(|_, at| now - *at < window);
@@ -190,13 +192,16 @@ impl Stream {
         }
     }
 
-    fn remove(&mut self, sequence: u64) {
-        if let Some(stored) = self.messages.remove(&sequence) {
+    /// Removes a message; tells whether it was there.
+    pub(super) fn remove(&mut self, sequence: u64) -> bool {
+        let removed = self.messages.remove(&sequence);
+        if let Some(stored) = &removed {
             self.bytes -= size(&stored.message);
         }
         for consumer in self.consumers.values_mut() {
             consumer.pending.remove(&sequence);
         }
+        removed.is_some()
     }
 
     /// What a puller gets now: first what is due again, then what is new.
@@ -241,7 +246,9 @@ impl Stream {
     /// Done, whoever says so: an old delivery's ack counts like the newest one's.
     pub(super) fn ack(&mut self, consumer: &str, sequence: u64) {
         match self.spec.keep {
-            Keep::UntilAcked => self.remove(sequence),
+            Keep::UntilAcked => {
+                self.remove(sequence);
+            }
             Keep::WithinLimits => {
                 if let Some(consumer) = self.consumers.get_mut(consumer) {
                     consumer.pending.remove(&sequence);
@@ -269,7 +276,9 @@ impl Stream {
             matches(pattern, &stored.message.subject).then_some(*sequence)
         };
         let found: Vec<u64> = self.messages.iter().filter_map(of_pattern).collect();
-        found.iter().for_each(|sequence| self.remove(*sequence));
+        for sequence in &found {
+            self.remove(*sequence);
+        }
         found.len() as u64
     }
 
@@ -278,14 +287,17 @@ impl Stream {
         let most = shed_of(self.messages.len() as u64, share);
         let oldest: Vec<u64> =
             self.messages.keys().copied().take(usize::try_from(most).unwrap_or(usize::MAX)).collect();
-        oldest.iter().for_each(|sequence| self.remove(*sequence));
+        for sequence in &oldest {
+            self.remove(*sequence);
+        }
         oldest.len() as u64
     }
 
-    /// The messages stored under a subject pattern, oldest first.
-    pub(super) fn stored(&mut self, pattern: &str, now: Instant) -> impl Iterator<Item = &Message> {
+    /// The messages stored under a subject pattern, oldest first, with their sequences.
+    pub(super) fn numbered(&mut self, pattern: &str, now: Instant) -> impl Iterator<Item = (u64, &Message)> {
         self.expire(now);
-        self.messages.values().map(|stored| &stored.message).filter(move |m| matches(pattern, &m.subject))
+        let all = self.messages.iter().map(|(sequence, stored)| (*sequence, &stored.message));
+        all.filter(move |(_, message)| matches(pattern, &message.subject))
     }
 }
 

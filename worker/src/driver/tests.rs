@@ -141,7 +141,10 @@ impl Bus for Bench {
             None => Err(BusError::Unavailable { action: "ask".into(), reason: "no responders".into() }),
         }
     }
-    async fn stored(&self, _: &str, _: &str, _: usize) -> Result<Vec<Message>, BusError> {
+    async fn numbered(&self, _: &str, _: &str, _: u64, _: usize) -> Result<Vec<(u64, Message)>, BusError> {
+        absent()
+    }
+    async fn remove(&self, _: &str, _: u64) -> Result<bool, BusError> {
         absent()
     }
     async fn withdraw(&self, _: &str, _: &str) -> Result<u64, BusError> {
