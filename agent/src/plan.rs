@@ -6,7 +6,8 @@
 //! | same sealing, some phases of the job not answered | task: the first of them | the same, if the replica is the one meant and its cache is whole |
 //! | same sealing, all phases answered | done: CommD, CommR | done: seed and proof; sizes |
 //! | written under a higher fence | outdated | outdated |
-//! | another sealing under the same fence | refused | refused |
+//! | same sealing, a replica was made and lost | as above | task: the first of pre-commit's phases that is not answered |
+//! | of another sector, or another sealing under the same fence | task: add-piece, which sets it aside | refused |
 //! | the deadline has passed, and it is not done | refused: deadline | refused: deadline |
 //!
 //! A job `remove` has no tasks: the agent removes the files itself, unless the manifest was written under
@@ -14,6 +15,7 @@
 //!
 //! | failure of a task | tries | then |
 //! |---|---|---|
+//! | compute, files of an earlier phase are not what was recorded | that phase is run again, twice in one job | the job fails |
 //! | infra | no end, longer and longer waits | - |
 //! | compute | 3, a fourth by another worker, then once from the phase before it, as many again | the job fails |
 //! | invalid-output | 3, each by another worker | the job fails |
@@ -41,6 +43,8 @@ use sealfarm_common::task::{Task, TaskKind, TaskOutput, TaskResult, WorkerId};
 
 /// Tries of a task whose computation fails, or gives what does not verify.
 pub const TRIES_MAX: u32 = 3;
+/// For one job a phase whose files were lost is run again so many times.
+pub const REMADE_MAX: usize = 2;
 /// Whoever gave a wrong output has heard by then that it is benched: two hellos.
 pub const BENCH_TOLD: Duration = Duration::from_secs(HELLO_EVERY.as_secs() * 2);
 /// A success that the manifest does not show yet is looked at so many times: on a network file system
@@ -80,6 +84,7 @@ pub fn plan(job: &Job, manifest: Option<&Manifest>, now: Timestamp) -> Next {
     let manifest = match manifest.map(|known| (known, known.standing(job))) {
         None | Some((_, Standing::StartsOver)) => None,
         Some((_, Standing::Outdated { manifest })) => return Next::Outdated { manifest },
+        Some((_, Standing::Foreign)) if job.kind() == JobKind::PreCommit => None,
         Some((known, Standing::Foreign)) => return Next::Refuse(foreign(job, known)),
         Some((known, Standing::Same)) => Some(known),
     };
@@ -94,10 +99,11 @@ pub fn plan(job: &Job, manifest: Option<&Manifest>, now: Timestamp) -> Next {
     }
 }
 
-/// The first phase of the job without an answer.
+/// The first phase without an answer, of the job and of what it rests on.
 fn first_open(job: &Job, manifest: Option<&Manifest>) -> Option<TaskKind> {
     let answered = |kind: TaskKind| manifest.is_some_and(|known| known.answer(job, kind).is_some());
-    TaskKind::of_job(job.kind()).iter().copied().find(|kind| !answered(*kind))
+    let (grounds, own) = (TaskKind::grounds_of(job.kind()), TaskKind::of_job(job.kind()));
+    grounds.iter().chain(own).copied().find(|kind| !answered(*kind))
 }
 
 fn done(job: &Job, manifest: &Manifest) -> Next {
@@ -140,6 +146,8 @@ fn missing_ground(job: &Job, manifest: Option<&Manifest>) -> Option<Failure> {
             input(format!("the cache of {} is already cleared; it cannot be proved again", job.sector))
         }
         Some(_) => None,
+        // It was made here once.
+        None if manifest.is_some_and(|known| known.replica_id.is_some()) => None,
         None => input(format!(
             "field `sector`: this site holds no finished replica of {} with that ticket",
             job.sector
@@ -149,10 +157,9 @@ fn missing_ground(job: &Job, manifest: Option<&Manifest>) -> Option<Failure> {
 
 fn foreign(job: &Job, manifest: &Manifest) -> Failure {
     let reason = format!(
-        "field `sealing`: the store knows {} under fence {} with another ticket, proof type or prover",
-        manifest.sector, manifest.fence
+        "field `sealing`: the store knows under {} the sector {} of fence {}, with another ticket, proof type or prover, or another sector",
+        job.sector, manifest.sector, manifest.fence
     );
-    debug_assert_eq!(job.sector, manifest.sector, "a manifest is looked up by its sector");
     Failure::new(FailureClass::Input, reason)
 }
 
@@ -231,10 +238,13 @@ pub fn after_failure(
     let again = match failure.class {
         FailureClass::Input | FailureClass::Deadline => return AfterFailure::GiveUp(failure.clone()),
         FailureClass::Infra => Some((task.again(), task.round.saturating_sub(task.tries_spent))),
-        FailureClass::Compute if tries <= TRIES_MAX => {
-            Some((task.again_after(worker, tries == TRIES_MAX), task.tries_spent))
-        }
-        FailureClass::Compute => phase_before(task, manifest).map(|earlier| (earlier, 0)),
+        FailureClass::Compute => match &failure.distrust {
+            Some(lost) => made_again(task, lost).map(|earlier| (earlier, 0)),
+            None if tries <= TRIES_MAX => {
+                Some((task.again_after(worker, tries == TRIES_MAX), task.tries_spent))
+            }
+            None => phase_before(task, manifest).map(|earlier| (earlier, 0)),
+        },
         FailureClass::InvalidOutput if tries < TRIES_MAX => {
             Some((task.again_after(worker, true), task.tries_spent))
         }
@@ -247,6 +257,12 @@ pub fn after_failure(
     let pause = Backoff::INFRA.delay(nth, jitter(task));
     let told = if failure.class == FailureClass::InvalidOutput { BENCH_TOLD } else { Duration::ZERO };
     AfterFailure::Retry { task: Box::new(again), delay: pause.max(told) }
+}
+
+/// The phase whose files are `lost`, to be run again for the same job; `None` where it was, often enough.
+fn made_again(task: &Task, lost: &Distrust) -> Option<Task> {
+    let times = task.job.distrusts.iter().filter(|known| known.task == lost.task).count();
+    (times < REMADE_MAX).then(|| Task::new(task.job.clone().distrusting([lost.clone()]), lost.task, 0))
 }
 
 /// The phase that `task` rests on within its job, to be run once more from there: the fault may lie in

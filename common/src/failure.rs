@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::job::Distrust;
+
 /// What a failure means for the next try. Travels with every failed result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -43,6 +45,10 @@ pub struct Failure {
     /// The store had no room for what was to be written.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub store_full: bool,
+    /// A finished phase whose files were found not to be what was recorded, and whose record is forgotten:
+    /// it is to be run again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distrust: Option<Box<Distrust>>,
 }
 
 impl Failure {
@@ -56,7 +62,13 @@ impl Failure {
             reason.truncate(cut);
             reason.push_str(" …");
         }
-        Self { class, reason, store_full: false }
+        Self { class, reason, store_full: false, distrust: None }
+    }
+
+    /// The same, because of what a phase had made.
+    #[must_use]
+    pub fn distrusting(self, distrust: Distrust) -> Self {
+        Self { distrust: Some(Box::new(distrust)), ..self }
     }
 
     /// The same; `full` says whether it is for want of room in the store.

@@ -176,6 +176,19 @@ impl Manifest {
         }
     }
 
+    /// The files that are to be there: of the finished phases, those that finalizing left, and the layers of
+    /// a pre-commit 1 that has not ended. Each once, as it was recorded last.
+    pub fn files(&self) -> impl Iterator<Item = &FileRecord> {
+        let finalized = self.phases.contains_key(&TaskKind::Finalize);
+        let stays =
+            move |kind: &TaskKind| !finalized || matches!(kind, TaskKind::AddPiece | TaskKind::Finalize);
+        let recorded = self.phases.iter().filter(move |(kind, _)| stays(kind)).flat_map(|(_, r)| &r.files);
+        let layers = self.labels.iter().flat_map(|labels| &labels.layers);
+        let by_path: BTreeMap<&str, &FileRecord> =
+            recorded.chain(layers).map(|file| (file.path.as_str(), file)).collect();
+        by_path.into_values()
+    }
+
     /// Forgets a finished phase, because its files are not what was recorded, and what rests on it. The
     /// layers of a pre-commit 1 that is forgotten stay on record: whoever runs it again proves them again.
     pub fn forget(&mut self, task: TaskKind) {

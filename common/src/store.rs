@@ -4,6 +4,8 @@
 //! of a site share the store and therefore its rules. It decides nothing about phases.
 
 mod agent_lock;
+mod aside;
+mod check;
 mod identity;
 
 use std::fs::{self, File, OpenOptions};
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use self::agent_lock::AgentLock;
+pub use self::check::{Checked, Finding, SMALL_FILE_BYTES, digest_all, digest_of_file};
 pub use self::identity::{STORE_DIR, StoreIdentity};
 use crate::manifest::Manifest;
 use crate::sector::{ProverKind, SectorId, SectorSize};

@@ -73,6 +73,15 @@ impl TaskKind {
             JobKind::Remove => &[],
         }
     }
+
+    /// The tasks that those of a `kind` job rest on and that belong to another job. They are run again for
+    /// it where the store has lost what they made.
+    pub const fn grounds_of(kind: JobKind) -> &'static [Self] {
+        match kind {
+            JobKind::Commit | JobKind::Finalize => Self::of_job(JobKind::PreCommit),
+            JobKind::PreCommit | JobKind::Remove => &[],
+        }
+    }
 }
 
 impl fmt::Display for TaskKind {

@@ -191,3 +191,23 @@ fn a_task_that_nobody_takes_before_its_jobs_deadline_is_answered_by_the_agent_an
         farm.until(72 * HOUR, "another ticket", new_ticket).await
     });
 }
+
+#[test]
+fn replicas_that_are_damaged_while_they_wait_for_their_seeds_are_made_again_and_proven() {
+    for file in ["sc-02-data-tree-c.dat", "sc-02-data-layer-2.dat"] {
+        simulate(FarmPlan { agents: 1, ..FarmPlan::CALM }, async |farm| {
+            farm.pledge(2, HOUR).await?;
+            farm.until(HOUR, "all wait for their seeds", |farm| {
+                Ok(farm.records()?.iter().all(|record| record.state.name() == "WaitSeed"))
+            })
+            .await?;
+            anyhow::ensure!(farm.damage(0, file)? == 2, "two sectors have a cache");
+            farm.until_proving(HOUR).await?;
+            farm.check().await?;
+            let history = farm.history()?;
+            let made = history.iter().filter(|line| line.starts_with("pre-commit-2 finished")).count();
+            anyhow::ensure!(made == 4, "each replica is made twice: {history:?}");
+            Ok(())
+        });
+    }
+}

@@ -171,6 +171,47 @@ fn layers_recorded_for_another_replica_are_not_gone_on_from() {
 }
 
 #[test]
+fn a_large_tree_with_holes_is_found_by_the_proof_that_fails_and_made_again() {
+    let home = tempfile::tempdir().unwrap();
+    let site = store(&home);
+    let arguments = |until| ["--sector-size", "8MiB", "--until", until, "--store", &site];
+    let first = sealed(&seal(home.path(), &arguments("pre-commit-2")));
+    let tree = Path::new(&site).join("cache/s-t01000-1/sc-02-data-tree-c.dat");
+    let whole = fs::read(&tree).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&tree).unwrap();
+    file.set_len(0).unwrap();
+    file.set_len(whole.len() as u64).unwrap();
+    refused(&seal(home.path(), &arguments("commit-1")), 1, "pre-commit-2 has to be run again");
+    let again = sealed(&seal(home.path(), &arguments("commit-1")));
+    assert_eq!(
+        (&again["comm_r"], &again["phases"]["pre-commit-2"]["answered"]),
+        (&first["comm_r"], &false.into())
+    );
+    assert_eq!(again["phases"]["pre-commit-1"]["answered"], true);
+    assert_eq!(again["phases"]["commit-1"]["answered"], false);
+    assert!(fs::read(&tree).unwrap() == whole);
+}
+
+#[test]
+fn an_altered_parents_cache_is_built_again_before_it_spoils_a_replica() {
+    let home = tempfile::tempdir().unwrap();
+    let arguments = ["--sector-size", "2KiB", "--until", "pre-commit-2"];
+    sealed(&seal(home.path(), &arguments));
+    let parents = home.path().join("sealfarm/parents");
+    let is_cache = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "cache");
+    let cache = fs::read_dir(&parents).unwrap().map(|entry| entry.unwrap().path()).find(is_cache).unwrap();
+    let whole = fs::read(&cache).unwrap();
+    let mut altered = whole.clone();
+    altered[1000] ^= 1;
+    fs::write(&cache, altered).unwrap();
+    let output = seal(home.path(), &arguments);
+    assert_eq!(sealed(&output)["comm_r"], KNOWN_COMM_R);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("the parents cache is altered"), "{stderr}");
+    assert!(fs::read(&cache).unwrap() == whole);
+}
+
+#[test]
 fn the_null_prover_has_the_files_and_sizes_of_the_real_one() {
     let home = tempfile::tempdir().unwrap();
     let sizes = |prover: &str| {

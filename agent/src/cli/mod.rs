@@ -1,6 +1,7 @@
 //! The command line. Data goes to stdout, everything else to stderr; one file a subcommand.
 
 mod auth;
+mod check;
 mod config;
 mod dead;
 mod fetch;
@@ -62,7 +63,7 @@ enum Command {
     Dead(dead::Dead),
     /// Sectors in the site's store.
     #[command(subcommand)]
-    Store(List),
+    Store(StoreCommand),
     /// Tokens for the agent's API: made, shown, revoked.
     #[command(subcommand)]
     Auth(AuthCommand),
@@ -100,6 +101,14 @@ enum Workers {
 }
 
 #[derive(Debug, Subcommand)]
+enum StoreCommand {
+    /// Lists them.
+    List(JsonFlag),
+    /// Compares their files with what is on record: sizes, and SHA-256 of those up to 1 MiB. Changes nothing.
+    Check(check::CheckArgs),
+}
+
+#[derive(Debug, Subcommand)]
 enum List {
     /// Lists them.
     List(JsonFlag),
@@ -132,7 +141,8 @@ impl Cli {
             }
             Command::Workers(Workers::Revoke { worker }) => site_config::revoke(&repo, &worker),
             Command::Tasks(List::List(flag)) => block_on(show::tasks(&repo, flag.json)),
-            Command::Store(List::List(flag)) => show::store(&repo, flag.json),
+            Command::Store(StoreCommand::List(flag)) => show::store(&repo, flag.json),
+            Command::Store(StoreCommand::Check(args)) => check::run(&repo, &args),
             Command::Auth(command) => auth::run(&repo, &command),
             Command::Config(command) => config::run(&repo, &command),
             Command::SiteConfig(args) => site_config::run(&repo, &args),

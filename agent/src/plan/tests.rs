@@ -5,6 +5,8 @@ use sealfarm_common::sector::{MinerId, ProverKind, SealProof, SectorId, SectorNu
 
 use super::*;
 
+mod lost;
+
 const COMM_D: CommD = CommD([1; 32]);
 const COMM_R: CommR = CommR([2; 32]);
 
@@ -118,7 +120,7 @@ fn every_job_meets_every_standing() {
         ("starts over", 3, 9, Some(&known), ["add-piece", "input", "input"]),
         ("outdated", 1, 1, Some(&known), ["outdated by 2", "outdated by 2", "outdated by 2"]),
         ("outdated, another ticket", 1, 9, Some(&known), ["outdated by 2", "outdated by 2", "outdated by 2"]),
-        ("foreign", 2, 9, Some(&known), ["input", "input", "input"]),
+        ("foreign", 2, 9, Some(&known), ["add-piece", "input", "input"]),
     ];
     for (name, fence, ticket, known, expected) in table {
         let jobs = [pre_commit(fence, ticket), commit(fence, ticket, 5), finalize(fence, ticket)];

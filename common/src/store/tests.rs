@@ -1,8 +1,9 @@
 use std::fs;
 
 use super::*;
-use crate::commitment::Ticket;
+use crate::commitment::{ReplicaId, Ticket};
 use crate::job::{AgentId, Fence, Sealing};
+use crate::manifest::{FileRecord, layer_path};
 use crate::sector::{MinerId, SealProof, SectorNumber};
 
 fn agent(name: &str) -> AgentId {
@@ -185,4 +186,60 @@ fn want_of_room_is_told_from_other_refusals() {
     assert!(matches!(of(no_space), StoreError::Full { .. }));
     assert!(matches!(of(quota), StoreError::Full { .. }));
     assert!(matches!(of(broken), StoreError::Io { .. }));
+}
+
+#[test]
+fn what_is_set_aside_keeps_its_bytes_and_leaves_nothing_under_the_sectors_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(dir.path(), MinerId(1000), &agent("a")).unwrap();
+    let sector = SectorId { miner: MinerId(1000), number: SectorNumber(7) };
+    fs::create_dir(store.cache(sector)).unwrap();
+    fs::write(store.cache(sector).join("p_aux"), "p").unwrap();
+    fs::write(store.sealed(sector), "replica").unwrap();
+    fs::write(dir.path().join("manifest/s-t01000-7.json"), "{}").unwrap();
+    let lock = store.lock_manifest(sector).unwrap();
+    let first = store.set_aside(&lock, sector).unwrap();
+    assert_eq!(fs::read(first.join("sealed")).unwrap(), b"replica");
+    assert_eq!(fs::read(first.join("cache/p_aux")).unwrap(), b"p");
+    assert_eq!(fs::read(first.join("manifest.json")).unwrap(), b"{}");
+    assert!(!store.sealed(sector).exists() && store.manifest(sector).unwrap().is_none());
+    fs::write(store.sealed(sector), "another").unwrap();
+    let second = store.set_aside(&lock, sector).unwrap();
+    assert_ne!(first, second);
+    assert_eq!(fs::read(first.join("sealed")).unwrap(), b"replica");
+}
+
+#[test]
+fn a_check_names_what_is_missing_short_or_altered_and_what_is_on_no_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(dir.path(), MinerId(1000), &agent("a")).unwrap();
+    let sector = SectorId { miner: MinerId(1000), number: SectorNumber(7) };
+    let sealing = Sealing {
+        proof: SealProof::StackedDrg2KiBV1_1,
+        prover: ProverKind::Filecoin,
+        ticket: Ticket([1; 32]),
+    };
+    fs::create_dir(store.cache(sector)).unwrap();
+    let mut manifest = Manifest::new(sector, sealing, Fence(1));
+    manifest.replica_id = Some(ReplicaId([1; 32]));
+    let contents = [vec![1; 100], vec![2; 2 << 20], vec![3; 100]];
+    let file = |(n, content): (usize, &Vec<u8>)| {
+        let path = layer_path(sector, n as u32 + 1);
+        fs::write(store.root().join(&path), content).unwrap();
+        let sha256 = digest_of_file(&store.root().join(&path)).unwrap();
+        FileRecord { path, bytes: content.len() as u64, sha256 }
+    };
+    manifest.set_layers(contents.iter().enumerate().map(file).collect());
+    let found = |full| store.check_sector(&manifest, full).unwrap();
+    let whole = found(true);
+    assert_eq!((whole.files, whole.bytes, whole.findings.len()), (3, (2 << 20) + 200, 0));
+    fs::write(store.cache(sector).join("tree"), "").unwrap();
+    fs::write(store.root().join(layer_path(sector, 2)), vec![0; 2 << 20]).unwrap();
+    fs::remove_file(store.root().join(layer_path(sector, 3))).unwrap();
+    let quick = found(false);
+    assert_eq!((quick.files, quick.findings.len()), (2, 1), "a large file is not read: {quick:?}");
+    assert!(quick.findings[0].what.contains("layer-3.dat is missing"), "{quick:?}");
+    assert_eq!(quick.unrecorded, ["cache/s-t01000-7/tree"]);
+    let full = found(true);
+    assert!(full.findings[0].what.contains("layer-2.dat has SHA-256"), "{full:?}");
 }

@@ -35,6 +35,21 @@ impl SimFarm {
         self.sites[site].store.root().with_extension("unmounted")
     }
 
+    /// Takes the content, and not the length, of a file of every sector's cache at one site; of how many.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub fn damage(&self, site: usize, name: &str) -> Result<usize> {
+        let mut damaged = 0;
+        for cache in fs::read_dir(self.sites[site].store.root().join("cache"))? {
+            let path = cache?.path().join(name);
+            let bytes = fs::metadata(&path)?.len();
+            fs::write(&path, vec![0; usize::try_from(bytes)?])?;
+            damaged += 1;
+        }
+        Ok(damaged)
+    }
+
     /// Finished layers on record of sectors whose pre-commit 1 has not ended, at one site.
     ///
     /// # Errors

@@ -9,22 +9,26 @@ pub(crate) mod process;
 mod protocol;
 mod serve;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::commitment::{CommD, CommR, SealProofBytes, Seed};
-use sealfarm_common::failure::Failure;
+use sealfarm_common::failure::{Failure, FailureClass};
 use sealfarm_common::job::Sealing;
 use sealfarm_common::sector::{SealProof, SectorId};
 use sealfarm_common::store::Store;
 use sealfarm_common::task::{Task, TaskKind, WorkerId};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::process::{Ended, Process};
 pub(crate) use self::protocol::{Answer, Request};
 pub use self::serve::serve;
+use crate::params::parents::{self, Seen};
 use crate::params::{self, Caches};
 use crate::phase;
 use crate::runner::{PhaseDone, PhaseRunner, ProgressSink, cancelled, deadline_passes, time_left, too_late};
@@ -45,13 +49,15 @@ pub struct ChildRunner {
     worker: WorkerId,
     caches: Caches,
     clock: Clock,
+    /// The parents caches that this process has proven.
+    parents_seen: Arc<Mutex<HashMap<SealProof, Seen>>>,
 }
 
 impl ChildRunner {
     /// A runner for the worker that signs its records; `program` is a `sealfarm-worker`, usually
     /// [`this_program`].
     pub fn new(program: PathBuf, worker: WorkerId, caches: Caches, clock: Clock) -> Self {
-        Self { program, worker, caches, clock }
+        Self { program, worker, caches, clock, parents_seen: Arc::default() }
     }
 
     /// Where its children find parameters and parents.
@@ -86,14 +92,15 @@ impl ChildRunner {
         match task.task {
             TaskKind::PreCommit1 => self.make_parents(proof).await,
             TaskKind::Commit2 => params::expect(&self.caches.params, proof.sector_size())
-                .map_err(|e| Failure::new(sealfarm_common::failure::FailureClass::Infra, e.to_string())),
+                .map_err(|e| Failure::new(FailureClass::Infra, e.to_string())),
             _ => Ok(()),
         }
     }
 
-    /// The parents cache is trusted by its size alone, so it is built beside and renamed.
+    /// Upstream trusts the parents cache by its size alone, so it is built beside and renamed, and read once
+    /// by this process before it is used.
     async fn make_parents(&self, proof: SealProof) -> Result<(), Failure> {
-        if crate::params::parents::ready(&self.caches.parents, proof) {
+        if self.parents_are_proven(proof).await? {
             return Ok(());
         }
         let building = self.caches.parents.join(format!(".building-{}", Uuid::new_v4()));
@@ -108,7 +115,33 @@ impl ChildRunner {
             tracing::warn!(path = %building.display(), %error, "an unfinished parents cache is left behind");
         }
         // It is not the store that has no room.
-        ended.into_answer().map(drop).map_err(|failure| failure.for_want_of_room(false))
+        ended.into_answer().map_err(|failure| failure.for_want_of_room(false))?;
+        match self.parents_are_proven(proof).await? {
+            true => Ok(()),
+            false => Err(Failure::new(
+                FailureClass::Infra,
+                format!("the parents cache in {} is not as it was built", self.caches.parents.display()),
+            )),
+        }
+    }
+
+    /// Whether a finished parents cache is what is published; it is read where this process has not yet.
+    async fn parents_are_proven(&self, proof: SealProof) -> Result<bool, Failure> {
+        // Held while it is read: others wait for the same answer.
+        let mut seen = self.parents_seen.lock().await;
+        let (parents, before) = (self.caches.parents.clone(), seen.get(&proof).cloned());
+        let look = tokio::task::spawn_blocking(move || parents::proven(&parents, proof, before.as_ref()));
+        let now = look.await.map_err(|e| process::lost(&e.to_string()))?;
+        let now = now.map_err(|e| {
+            let failure = phase::io_failure("prove", &self.caches.parents, &e);
+            failure.for_want_of_room(false)
+        })?;
+        let proven = now.is_some();
+        match now {
+            Some(now) => seen.insert(proof, now),
+            None => seen.remove(&proof),
+        };
+        Ok(proven)
     }
 
     /// Runs one child to its end or to the `stop`; leaves no process and no attempt behind.

@@ -74,6 +74,8 @@ const DEFAULT_SEED: &str = "0101010101010101010101010101010101010101010101010101
 enum Until {
     #[value(name = "pre-commit-2")]
     PreCommit2,
+    #[value(name = "commit-1")]
+    Commit1,
     #[value(name = "commit-2")]
     Commit2,
 }
@@ -215,9 +217,12 @@ impl Run {
         let output = self.run_job(job(JobAsk::PreCommit { sealing })).await?;
         let Some(TaskOutput::Replicated { comm_d, comm_r }) = output else { return Err(no_output(&output)) };
         let mut proof = None;
+        let commit = job(JobAsk::Commit { sealing, comm_d, comm_r, seed: args.seed });
+        if args.until == Until::Commit1 {
+            self.run_task(&commit, TaskKind::Commit1).await?;
+        }
         if args.until == Until::Commit2 {
-            let ask = JobAsk::Commit { sealing, comm_d, comm_r, seed: args.seed };
-            let output = self.run_job(job(ask)).await?;
+            let output = self.run_job(commit).await?;
             let Some(TaskOutput::Proven { seed, proof: hex }) = output else {
                 return Err(no_output(&output));
             };
@@ -247,24 +252,27 @@ impl Run {
     async fn run_job(&mut self, job: Job) -> Result<Option<TaskOutput>, ExitError> {
         let mut last = None;
         for kind in TaskKind::of_job(job.kind()) {
-            let task = Task::new(job.clone(), *kind, 0);
-            let phase = *kind;
-            let progress = Arc::new(move |fraction: f64| {
-                tracing::info!(%phase, percent = (fraction * 100.0).round(), "running");
-            });
-            let run = self.runner.run(&task, &self.store, progress, self.cancel.clone());
-            let PhaseDone { output, seconds, answered, resumed_layers, .. } = match run.await {
-                Ok(done) => done,
-                Err(_) if self.cancel.is_cancelled() => {
-                    return Err(ExitError::new(ExitCode::Interrupted, format!("stopped in {kind}")));
-                }
-                Err(failure) => return Err(failure_error(&failure)),
-            };
-            tracing::info!(phase = %kind, seconds, answered, prover = %job.ask.sealing().prover, "done");
-            self.phases.insert(*kind, PhaseTime { seconds, answered, resumed_layers });
-            last = Some(output);
+            last = Some(self.run_task(&job, *kind).await?);
         }
         Ok(last)
+    }
+
+    async fn run_task(&mut self, job: &Job, phase: TaskKind) -> Result<TaskOutput, ExitError> {
+        let task = Task::new(job.clone(), phase, 0);
+        let progress = Arc::new(move |fraction: f64| {
+            tracing::info!(%phase, percent = (fraction * 100.0).round(), "running");
+        });
+        let run = self.runner.run(&task, &self.store, progress, self.cancel.clone());
+        let PhaseDone { output, seconds, answered, resumed_layers, .. } = match run.await {
+            Ok(done) => done,
+            Err(_) if self.cancel.is_cancelled() => {
+                return Err(ExitError::new(ExitCode::Interrupted, format!("stopped in {phase}")));
+            }
+            Err(failure) => return Err(failure_error(&failure)),
+        };
+        tracing::info!(%phase, seconds, answered, prover = %job.ask.sealing().prover, "done");
+        self.phases.insert(phase, PhaseTime { seconds, answered, resumed_layers });
+        Ok(output)
     }
 }
 

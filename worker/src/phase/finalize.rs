@@ -13,7 +13,7 @@ use sealfarm_common::clock::Clock;
 use sealfarm_common::failure::{Failure, FailureClass};
 use sealfarm_common::job::FinalSizes;
 use sealfarm_common::manifest::{FileRecord, Manifest};
-use sealfarm_common::store::sync_directory_of;
+use sealfarm_common::store::{digest_all, sync_directory_of};
 use sealfarm_common::task::{TaskKind, TaskOutput};
 
 use super::{Attempt, done, inputs, io_failure, publish, store_failure};
@@ -32,7 +32,7 @@ pub(super) fn run(
     let sector = attempt.task.job.sector;
     let manifest = attempt.manifest.as_ref().ok_or_else(|| missing(attempt))?;
     let (kept, _) = kept_and_removed(manifest);
-    verify(attempt, &kept)?;
+    verify(attempt, manifest, &kept)?;
 
     let lock = store.lock_manifest(sector).map_err(|e| store_failure(&e))?;
     let manifest = publish::manifest_now(attempt)?;
@@ -68,8 +68,8 @@ fn missing(attempt: &Attempt) -> Failure {
 }
 
 /// Reads every file that stays and compares it with its record.
-fn verify(attempt: &Attempt, kept: &[FileRecord]) -> Result<(), Failure> {
-    let up_to = inputs::digest_all(attempt.task.job.ask.sealing().prover);
+fn verify(attempt: &Attempt, manifest: &Manifest, kept: &[FileRecord]) -> Result<(), Failure> {
+    let up_to = digest_all(attempt.task.job.ask.sealing().prover);
     let broken = kept
         .par_iter()
         .map(|file| inputs::broken(&attempt.store, file, up_to))
@@ -79,13 +79,10 @@ fn verify(attempt: &Attempt, kept: &[FileRecord]) -> Result<(), Failure> {
         .next();
     match broken {
         None => Ok(()),
-        Some(broken) => Err(Failure::new(
-            FailureClass::Compute,
-            format!(
-                "{broken}; nothing was removed, so {} can still be sealed again from its layers",
-                attempt.task.job.sector
-            ),
-        )),
+        Some(broken) => {
+            let broken = format!("{broken}; nothing was removed");
+            Err(inputs::forget_lost(&attempt.store, manifest, TaskKind::PreCommit2, &broken)?)
+        }
     }
 }
 

@@ -5,14 +5,13 @@
 
 use std::path::Path;
 
+use rayon::prelude::*;
 use sealfarm_common::failure::{Failure, FailureClass};
-use sealfarm_common::job::JobAsk;
+use sealfarm_common::job::{Distrust, JobAsk};
 use sealfarm_common::manifest::{FileRecord, Manifest, PhaseRecord};
-use sealfarm_common::sector::ProverKind;
-use sealfarm_common::store::{ManifestLock, Store, is_full};
+use sealfarm_common::store::{ManifestLock, SMALL_FILE_BYTES, Store, digest_all, is_full};
 use sealfarm_common::task::{Task, TaskKind, TaskOutput};
 
-use super::digest::{self, SMALL_FILE_BYTES};
 use super::store_failure;
 
 /// The phases whose files a phase reads.
@@ -29,7 +28,8 @@ const fn read_by(task: TaskKind) -> &'static [TaskKind] {
 
 /// Refuses a task whose phase is no part of its job.
 pub(super) fn check_kind(task: &Task) -> Result<(), Failure> {
-    if TaskKind::of_job(task.job.kind()).contains(&task.task) {
+    let kind = task.job.kind();
+    if TaskKind::of_job(kind).contains(&task.task) || TaskKind::grounds_of(kind).contains(&task.task) {
         return Ok(());
     }
     Err(Failure::new(
@@ -61,11 +61,59 @@ pub(super) fn check(
             continue;
         }
         if let Some(broken) = broken_file(store, manifest, record)? {
+            let lost = lost(*kind, record, &broken);
             forget(store, lock, manifest, *kind)?;
-            return Err(Failure::new(FailureClass::Compute, format!("{broken}; {kind} has to be run again")));
+            return Err(lost);
         }
     }
     Ok(())
+}
+
+/// The failure of whoever needs the files of `kind`, one of which is `broken`.
+fn lost(kind: TaskKind, record: &PhaseRecord, broken: &str) -> Failure {
+    // Disks lose files too: nobody is to be benched for it, so no worker is named.
+    let distrust = Distrust { task: kind, worker: None, output: record.digest() };
+    Failure::new(FailureClass::Compute, format!("{broken}; {kind} has to be run again")).distrusting(distrust)
+}
+
+/// What a failed computation of `task` comes from: all it read is read again and compared with the digests
+/// that `manifest` has, whatever its size. The first phase with a file that differs is forgotten, and the
+/// failure says so; without one it is the failure it was.
+pub(super) fn blame(
+    store: &Store,
+    manifest: &Manifest,
+    task: &Task,
+    failure: Failure,
+) -> Result<Failure, Failure> {
+    let up_to = digest_all(manifest.sealing.prover);
+    for kind in read_by(task.task) {
+        let Some(record) = manifest.phases.get(kind) else { continue };
+        let found = record.files.par_iter().map(|file| broken(store, file, up_to));
+        let found = found.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().next();
+        let Some(broken) = found else { continue };
+        return forget_lost(store, manifest, *kind, &format!("{}; {broken}", failure.reason));
+    }
+    Ok(failure)
+}
+
+/// Forgets `kind`, a file of which is `broken`, unless it was run again meanwhile; the failure that says so.
+pub(super) fn forget_lost(
+    store: &Store,
+    manifest: &Manifest,
+    kind: TaskKind,
+    broken: &str,
+) -> Result<Failure, Failure> {
+    let Some(record) = manifest.phases.get(&kind) else {
+        return Ok(Failure::new(FailureClass::Compute, broken));
+    };
+    let lock = store.lock_manifest(manifest.sector).map_err(|e| store_failure(&e))?;
+    let now = store.manifest(manifest.sector).map_err(|e| store_failure(&e))?;
+    if let Some(mut now) = now
+        && now.phases.get(&kind) == Some(record)
+    {
+        forget(store, &lock, &mut now, kind)?;
+    }
+    Ok(lost(kind, record, broken))
 }
 
 /// Checks what the job says about an earlier phase against what the store knows.
@@ -124,34 +172,7 @@ pub(super) fn broken_file(
 
 /// What is wrong with one file, if anything; digested where it has up to `digest_up_to` bytes.
 pub(super) fn broken(store: &Store, file: &FileRecord, digest_up_to: u64) -> Result<Option<String>, Failure> {
-    let path = store.root().join(&file.path);
-    let found = digest::file_bytes(&path).map_err(|e| io_failure("read", &path, &e))?;
-    let Some(bytes) = found else {
-        // An unmounted file system has no files either: then nothing may be forgotten.
-        store.expect_present().map_err(|e| store_failure(&e))?;
-        return Ok(Some(format!("{} is missing", file.path)));
-    };
-    if bytes != file.bytes {
-        return Ok(Some(format!("{} has {bytes} bytes, and the manifest says {}", file.path, file.bytes)));
-    }
-    if bytes <= digest_up_to {
-        let found = digest::of_file(&path).map_err(|e| io_failure("read", &path, &e))?;
-        if found != file.sha256 {
-            return Ok(Some(format!(
-                "{} has SHA-256 {found}, and the manifest says {}",
-                file.path, file.sha256
-            )));
-        }
-    }
-    Ok(None)
-}
-
-/// Up to which size finalize digests what it keeps: all of it, where digests are digests.
-pub(super) const fn digest_all(prover: ProverKind) -> u64 {
-    match prover {
-        ProverKind::Filecoin => u64::MAX,
-        ProverKind::Null => SMALL_FILE_BYTES,
-    }
+    store.broken(file, digest_up_to).map_err(|e| store_failure(&e))
 }
 
 /// Forgets `kind` and everything that rests on it.

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::failure::Failure;
 use sealfarm_common::manifest::{FileRecord, Manifest, layer_path};
-use sealfarm_common::store::{Store, StoreError, sync_directory_of};
+use sealfarm_common::store::{Store, StoreError, digest_all, sync_directory_of};
 use sealfarm_common::task::{Task, TaskKind};
 
 use super::attempt_dir::AttemptDir;
@@ -59,7 +59,7 @@ pub(super) fn resume(
         Some(manifest) if task.task == TaskKind::PreCommit1 => manifest.layers(&task.job),
         _ => return Ok(Layers::default()),
     };
-    let up_to = inputs::digest_all(task.job.ask.sealing().prover);
+    let up_to = digest_all(task.job.ask.sealing().prover);
     let broken: Vec<Option<String>> =
         recorded.par_iter().map(|file| inputs::broken(store, file, up_to)).collect::<Result<_, _>>()?;
     let mut proven = broken.iter().take_while(|broken| broken.is_none()).count();

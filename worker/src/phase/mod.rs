@@ -7,8 +7,8 @@
 //! Nothing here computes a proof.
 
 mod attempt_dir;
-mod digest;
 mod finalize;
+mod foreign;
 mod inputs;
 mod labels;
 mod publish;
@@ -17,14 +17,15 @@ use std::time::{Duration, Instant};
 
 use filecoin_proofs::constants::DefaultTreeHasher;
 use sealfarm_common::clock::Clock;
-use sealfarm_common::commitment::{CommD, CommR, ReplicaId};
+use sealfarm_common::commitment::{CommD, CommR, Digest, ReplicaId};
 use sealfarm_common::crash::CrashPoints;
 use sealfarm_common::failure::{Failure, FailureClass};
-use sealfarm_common::job::Sealing;
+use sealfarm_common::job::{JobAsk, Sealing};
 use sealfarm_common::manifest::{Manifest, PhaseRecord, Standing};
 use sealfarm_common::sector::{ProverKind, SectorId};
 use sealfarm_common::store::{ManifestLock, Store, StoreError};
 use sealfarm_common::task::{Task, TaskKind, TaskOutput, WorkerId};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use self::attempt_dir::AttemptDir;
@@ -34,7 +35,6 @@ use crate::prover::filecoin::registered;
 use crate::prover::{MadeFile, PhaseInput, Progress, Prover, null};
 use crate::runner::PhaseDone;
 
-pub(crate) use self::digest::of_bytes as digest_of_bytes;
 pub(crate) use self::inputs::io_failure;
 
 /// What stands before a phase.
@@ -81,7 +81,6 @@ pub fn open(
         if let Some(done) = answered(store, &lock, manifest, task)? {
             return Ok(Opened::Answered(done));
         }
-        check_replica_id(manifest)?;
         inputs::check(store, &lock, manifest, task)?;
     } else if task.task != TaskKind::AddPiece {
         return Err(Failure::new(
@@ -120,6 +119,9 @@ fn standing_manifest(
         refuse_unknown_files(store, sector)?;
         return Ok(None);
     };
+    if let Some(why) = foreign::reason(&manifest, task) {
+        return foreign::set_aside(store, lock, task, &why, crash);
+    }
     match manifest.standing(job) {
         Standing::Same if manifest.fence == job.fence => return Ok(Some(manifest)),
         Standing::Same => manifest.fence = job.fence,
@@ -202,6 +204,11 @@ fn done(record: PhaseRecord, answered: bool) -> PhaseDone {
     }
 }
 
+/// SHA-256 of bytes at hand.
+pub(crate) fn digest_of_bytes(bytes: &[u8]) -> Digest {
+    Digest(Sha256::digest(bytes).into())
+}
+
 /// What a replica's labels are seeded with.
 pub fn replica_id(sector: SectorId, sealing: &Sealing, comm_d: CommD) -> ReplicaId {
     let id = storage_proofs_porep::stacked::generate_replica_id::<DefaultTreeHasher, _>(
@@ -228,23 +235,6 @@ pub(crate) fn recorded_comm_r(manifest: &Manifest) -> Option<CommR> {
         TaskOutput::Replicated { comm_r, .. } => Some(comm_r),
         _ => None,
     }
-}
-
-fn check_replica_id(manifest: &Manifest) -> Result<(), Failure> {
-    let (Some(recorded), Some(comm_d)) = (manifest.replica_id, recorded_comm_d(manifest)) else {
-        return Ok(());
-    };
-    let computed = replica_id(manifest.sector, &manifest.sealing, comm_d);
-    if recorded == computed {
-        return Ok(());
-    }
-    Err(Failure::new(
-        FailureClass::Input,
-        format!(
-            "the manifest of {} has replica id {recorded}, and its sealing gives {computed}",
-            manifest.sector
-        ),
-    ))
 }
 
 impl Attempt {
@@ -276,10 +266,21 @@ impl Attempt {
         if self.task.task == TaskKind::Finalize {
             return finalize::run(&self, &took, clock);
         }
-        let made = prover.run(&self.input(&|made| self.keep_layer(made)), progress)?;
-        self.check_output(&made.output)?;
+        let made = prover.run(&self.input(&|made| self.keep_layer(made)), progress);
+        let made = made.and_then(|made| self.check_output(&made.output).map(|()| made));
+        let made = made.map_err(|failure| self.blamed(failure))?;
         let files = publish::secure(&self, &made.files)?;
         publish::publish(&self, made.output, files, &took, clock)
+    }
+
+    /// A failure as it is once all that the phase read was read again.
+    fn blamed(&self, failure: Failure) -> Failure {
+        match (&self.manifest, failure.class) {
+            (Some(manifest), FailureClass::Compute | FailureClass::InvalidOutput) => {
+                inputs::blame(&self.store, manifest, &self.task, failure).unwrap_or_else(|other| other)
+            }
+            _ => failure,
+        }
     }
 
     fn input<'a>(&'a self, layer_made: &'a (dyn Fn(&MadeFile) + Sync)) -> PhaseInput<'a> {
@@ -324,6 +325,14 @@ impl Attempt {
             (TaskOutput::Replicated { comm_d, .. }, Some(known)) if *comm_d != known => {
                 invalid(format!("pre-commit-2 has CommD {comm_d}, and add-piece had {known}"))
             }
+            (TaskOutput::Replicated { comm_r, .. }, _) => match self.task.job.ask {
+                JobAsk::Commit { comm_r: known, .. } | JobAsk::Finalize { comm_r: known, .. }
+                    if *comm_r != known =>
+                {
+                    invalid(format!("the replica made again has CommR {comm_r}, and the job says {known}"))
+                }
+                _ => Ok(()),
+            },
             _ => Ok(()),
         }
     }

@@ -10,10 +10,10 @@ use rayon::prelude::*;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::failure::{Failure, FailureClass};
 use sealfarm_common::manifest::{FileRecord, Manifest, PhaseRecord, Standing};
-use sealfarm_common::store::{ManifestLock, StoreError, sync_directory_of};
+use sealfarm_common::store::{ManifestLock, StoreError, digest_of_file, sync_directory_of};
 use sealfarm_common::task::{TaskKind, TaskOutput};
 
-use super::{Attempt, digest, done, io_failure, outdated, replica_id, store_failure};
+use super::{Attempt, done, io_failure, outdated, replica_id, store_failure};
 use crate::prover::MadeFile;
 use crate::runner::PhaseDone;
 
@@ -36,7 +36,7 @@ pub(super) fn secure_one(work: &Path, made: &MadeFile) -> Result<FileRecord, Fai
     let record = (|| {
         let file = File::open(&path)?;
         file.sync_all()?;
-        let sha256 = made.digest.map_or_else(|| digest::of_file(&path), Ok)?;
+        let sha256 = made.digest.map_or_else(|| digest_of_file(&path), Ok)?;
         Ok(FileRecord { path: made.path.clone(), bytes: file.metadata()?.len(), sha256 })
     })();
     record.map_err(|e: io::Error| io_failure("secure", &path, &e))

@@ -11,6 +11,8 @@ use super::*;
 use crate::prover::null::NullProver;
 use crate::prover::{COMMIT_1_FILE, PRE_COMMIT_1_FILE};
 
+mod content;
+mod foreign;
 mod layers;
 
 /// A store with one null sector to seal in it.
@@ -20,13 +22,14 @@ struct Site {
     fence: u64,
     ticket: u8,
     seed: u8,
+    prover: ProverKind,
 }
 
 impl Site {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::create(&dir.path().join("store"), MinerId(1000), &"a".parse().unwrap()).unwrap();
-        Self { _dir: dir, store, fence: 1, ticket: 7, seed: 9 }
+        Self { _dir: dir, store, fence: 1, ticket: 7, seed: 9, prover: ProverKind::Null }
     }
 
     fn sector(&self) -> SectorId {
@@ -36,7 +39,7 @@ impl Site {
     fn sealing(&self) -> Sealing {
         Sealing {
             proof: SectorSize::KiB2.seal_proof(),
-            prover: ProverKind::Null,
+            prover: self.prover,
             ticket: Ticket([self.ticket; 32]),
         }
     }

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -67,18 +68,27 @@ impl Prover for FilecoinProver {
     }
 
     fn run(&self, input: &PhaseInput<'_>, progress: &dyn Progress) -> Result<PhaseOutput, Failure> {
-        match input.task.task {
-            TaskKind::AddPiece => add_piece(input),
-            TaskKind::PreCommit1 => pre_commit_1(input, progress),
-            TaskKind::PreCommit2 => {
-                let look = |names: &[String]| progress.report(trees_begun(sector_size(input), names));
-                watching(input, look, || pre_commit_2(input))
-            }
-            TaskKind::Commit1 => commit_1(input),
-            TaskKind::Commit2 => commit_2(input),
-            TaskKind::Finalize => {
-                Err(Failure::new(FailureClass::Input, "finalize computes nothing and has no prover"))
-            }
+        // Upstream panics where a tree is not what it should be: then too its inputs are to be looked at.
+        panic::catch_unwind(AssertUnwindSafe(|| run_phase(input, progress))).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+            Err(Failure::new(FailureClass::Compute, format!("{} panicked: {text}", input.task.task)))
+        })
+    }
+}
+
+fn run_phase(input: &PhaseInput<'_>, progress: &dyn Progress) -> Result<PhaseOutput, Failure> {
+    match input.task.task {
+        TaskKind::AddPiece => add_piece(input),
+        TaskKind::PreCommit1 => pre_commit_1(input, progress),
+        TaskKind::PreCommit2 => {
+            let look = |names: &[String]| progress.report(trees_begun(sector_size(input), names));
+            watching(input, look, || pre_commit_2(input))
+        }
+        TaskKind::Commit1 => commit_1(input),
+        TaskKind::Commit2 => commit_2(input),
+        TaskKind::Finalize => {
+            Err(Failure::new(FailureClass::Input, "finalize computes nothing and has no prover"))
         }
     }
 }
