@@ -11,7 +11,7 @@ use sealfarm_common::failure::{Failure, FailureClass};
 use sealfarm_common::job::{AgentId, Fence, JobKind, JobResult, Outcome, named_id};
 use sealfarm_common::sector::{MinerId, ProverKind, SectorId, SectorNumber};
 use sealfarm_common::task::TaskKind;
-use sealfarm_nats::bus::{Bus, Headers, Message};
+use sealfarm_nats::bus::{Bus, Headers, Message, Published};
 use sealfarm_nats::connect::{NatsAddress, connect};
 use sealfarm_nats::jetstream::JetStreamBus;
 use sealfarm_nats::streams::DELIVER_MAX;
@@ -55,7 +55,13 @@ async fn bus(url: String, credentials: PathBuf, user: &str) -> JetStreamBus {
 async fn publish(bus: &JetStreamBus, subject: &str, payload: &str) {
     let headers = Headers::default().with(wire::MESSAGE_ID, format!("{subject} {payload}"));
     let message = Message { subject: subject.to_owned(), headers, payload: payload.to_owned().into() };
-    bus.publish(message).await.unwrap();
+    // What was set aside leaves its place a moment after its letter is there.
+    let stored = sealfarm_tests::harness::eventually(LIMIT, "a place in the queue", async || {
+        let published = bus.publish(message.clone()).await?;
+        ensure!(published != Published::AlreadyQueued, "taken");
+        Ok(())
+    });
+    stored.await.unwrap();
 }
 
 /// The reasons of the dead letters that came from `subject`, once there are `count`.

@@ -212,3 +212,35 @@ pub fn methods(handle: &Handle, door: Door) -> Methods {
         .with(method::DEAD_REQUEUE, move |LetterParams { number }| dead::requeue(queues.clone(), number))
         .with(way_in::JOIN, move |request| admit(door.clone(), keeper.clone(), request))
 }
+
+#[cfg(test)]
+mod tests {
+    use sealfarm_common::membership::SiteCondition;
+
+    use super::*;
+
+    #[test]
+    fn a_site_says_whether_it_begins_sectors_and_why_not() {
+        let info = |draining, paused: Option<&str>| AgentInfo {
+            id: "site-1".parse().unwrap(),
+            serve: String::new(),
+            version: String::new(),
+            sector_sizes: Vec::new(),
+            prover: ProverKind::Null,
+            slots: BTreeMap::new(),
+            free_store_bytes: 0,
+            workers: BTreeMap::new(),
+            draining,
+            condition: SiteCondition { paused: paused.map(str::to_owned), ..SiteCondition::default() },
+        };
+        let full = Some("the store is full: 5 bytes are free");
+        for (draining, paused, said) in [
+            (false, None, "taking sectors"),
+            (true, None, "draining: no sector is begun, what is here goes on"),
+            (false, full, "no sector is begun: the store is full: 5 bytes are free"),
+            (true, full, "draining; no sector is begun: the store is full: 5 bytes are free"),
+        ] {
+            assert_eq!(state(&info(draining, paused)), said);
+        }
+    }
+}

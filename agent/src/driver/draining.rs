@@ -43,6 +43,7 @@ impl Shared {
         {
             // One writer at a time, so that the file says what holds.
             let mut state = self.state();
+            // A mount point without its store looks like an empty one.
             self.store.expect_present()?;
             put_json(&path(&self.store), &Drain { draining, since: self.clock.now() })?;
             state.draining = draining;

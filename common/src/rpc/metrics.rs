@@ -129,7 +129,7 @@ pub struct SiteFigures {
     pub workers: BTreeMap<TaskKind, u32>,
     /// Workers that get no tasks of a kind, because they gave what did not verify.
     pub benched: BTreeMap<TaskKind, u32>,
-    /// No sector is begun for want of room.
+    /// No sector is begun because of the store: it is full, or not there.
     pub paused: bool,
     /// No sector is begun because an operator says so.
     pub draining: bool,
@@ -176,8 +176,9 @@ impl SiteFigures {
         let benched = TaskKind::ALL.map(|kind| (vec![task(kind)], count(&self.benched, kind).into()));
         let help = "Workers that get no tasks of a kind, because they gave what did not verify";
         gauge(&mut registry, "workers_benched", help, None, benched);
-        let help = "1 where no sector is begun: for want of room in the store, by an operator's order";
-        let not_begun = [("full", self.paused), ("draining", self.draining)]
+        let help =
+            "1 where no sector is begun: because the store is full or not there, by an operator's order";
+        let not_begun = [("store", self.paused), ("draining", self.draining)]
             .map(|(why, holds)| (vec![("reason", why.to_owned())], u64::from(holds)));
         gauge(&mut registry, "sectors_paused", help, None, not_begun);
         let tasks = TaskKind::ALL.into_iter().flat_map(|kind| {
@@ -288,7 +289,7 @@ mod tests {
             "sealfarm_store_free_bytes{} 42",
             "sealfarm_workers_benched{task=\"commit-2\"} 1",
             "sealfarm_workers_benched{task=\"finalize\"} 0",
-            "sealfarm_sectors_paused{reason=\"full\"} 1",
+            "sealfarm_sectors_paused{reason=\"store\"} 1",
             "sealfarm_sectors_paused{reason=\"draining\"} 0",
             "sealfarm_agent_dropped_total{} 0",
             "sealfarm_history_lines_dropped_total{} 0",
