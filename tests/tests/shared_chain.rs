@@ -15,6 +15,8 @@ use xtask::farm::{self, ChainDaemon, Farm, FarmOptions, Part, SectorRow};
 use xtask::{process, wait};
 
 const LIMIT: Duration = Duration::from_secs(120);
+/// The longest a real sector may take; most of it is commit 2, about a minute of two cores.
+const REAL_LIMIT: Duration = Duration::from_secs(900);
 /// The lease of a leader.
 const TTL: &str = "3s";
 
@@ -250,5 +252,19 @@ fn a_chain_that_is_killed_and_comes_back_costs_time_and_no_sector() {
     wait::until(LIMIT, "every sector Proving", || all_proving(&farm.sectors()?, 6)).unwrap();
     let audit = farm.audit(&pledged).unwrap();
     assert_eq!((audit.wrong, audit.proving), (Vec::<String>::new(), 6));
+    farm.stop().unwrap();
+}
+
+#[test]
+fn a_real_proof_is_verified_by_the_chain_daemon() {
+    let options = FarmOptions { shared_chain: true, workers: 2, ..FarmOptions::default() };
+    let farm = start("shared-chain-real", &options);
+    let pledged = pledge(&farm, 1);
+    wait::until(REAL_LIMIT, "the sector Proving", || all_proving(&farm.sectors()?, 1)).unwrap();
+    let audit = farm.audit(&pledged).unwrap();
+    assert_eq!((audit.wrong, audit.proving), (Vec::<String>::new(), 1));
+    let chain = farm.chain.as_ref().unwrap();
+    assert_eq!(ask(chain, "StateNetworkName", json!([])).unwrap(), "devchain");
+    expect_on_chain(chain, &farm.sectors().unwrap());
     farm.stop().unwrap();
 }
