@@ -16,12 +16,12 @@ use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
 use sealfarm_common::token::ApiAddress;
 use sealfarm_common::{readiness, shutdown};
 
-use super::open_chain::open_dev;
+use super::open_chain::not_opened;
 use super::repo::{DEV_CHAIN_DIR, SECRET_FILE};
 use super::run::no_verifier;
 use crate::api::views::NULL_NOTICE;
-use crate::chain::dev::node::{self, ReorgParams, method};
-use crate::chain::dev::{DevChainConfig, DevChainSetup, Profile, Reorged};
+use crate::chain::dev::node::{self, Actors, ActorsSetup, ReorgParams, method};
+use crate::chain::dev::{DevChainConfig, Profile, Reorged};
 use crate::chain::{ChainEpoch, dev_network, verifier};
 
 /// What to do with a dev chain.
@@ -43,10 +43,10 @@ pub(super) struct RunArgs {
     /// Where to serve; port 0: any that is free.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:1234")]
     listen: SocketAddr,
-    /// The only miner of the chain.
-    #[arg(long, value_name = "ADDRESS", default_value = "t01000")]
-    actor: MinerId,
-    /// The size of its sectors: 2KiB, 8MiB, 512MiB, 32GiB or 64GiB.
+    /// The miner actors of the chain, separated by commas; one that is new joins the chain.
+    #[arg(long, value_name = "ADDRESSES", default_value = "t01000", value_delimiter = ',')]
+    actor: Vec<MinerId>,
+    /// The size of all sectors: 2KiB, 8MiB, 512MiB, 32GiB or 64GiB.
     #[arg(long, value_name = "SIZE", default_value = "32GiB")]
     sector_size: SectorSize,
     /// Whose proofs it takes: `filecoin`, or `null`, which prove nothing; its network's name says so.
@@ -123,24 +123,25 @@ async fn run(args: RunArgs) -> Result<(), ExitError> {
         .local_addr()
         .map_err(|error| ExitError::new(ExitCode::Failure, "the port has no address").because(error))?;
     // Beyond this point the directory is this process's alone.
-    let setup = DevChainSetup {
-        miner: args.actor,
+    let setup = ActorsSetup {
         sector_size: args.sector_size,
         config,
-        dir: Some(dir.join(DEV_CHAIN_DIR)),
-        rng_seed: None,
         verifier,
         clock: Clock::system(),
+        rng_seed: None,
     };
-    let chain = Arc::new(open_dev(setup).await?);
+    let opened = Actors::open(&args.actor, Some(&dir.join(DEV_CHAIN_DIR)), setup).await;
+    let chain = Arc::new(opened.map_err(not_opened)?);
     rpc::ensure_secret(&dir, SECRET_FILE)?;
     rpc::publish_address(&dir, &address_of(listening))?;
     let keys = Keys::of_file(dir.join(SECRET_FILE));
     let watched = chain.clone();
-    let health = Arc::new(move || node::health(&watched));
+    let health = Arc::new(move || watched.health());
     let router = rpc::router(Arc::new(node::methods(&chain)), keys, health);
     let network = dev_network(args.prover);
-    tracing::info!(%network, miner = %args.actor, "serving on {listening}; LOTUS_PATH={}", dir.display());
+    let miners: Vec<String> = args.actor.iter().map(MinerId::to_string).collect();
+    let miners = miners.join(",");
+    tracing::info!(%network, %miners, "serving on {listening}; LOTUS_PATH={}", dir.display());
     readiness::ready("serves the dev chain");
     let served = rpc::serve(listener, None, router, stop).await;
     chain.close().await;

@@ -86,15 +86,18 @@ impl OpenedChain {
 }
 
 /// Opens a dev chain, or begins a new one.
-pub(super) async fn open_dev(setup: DevChainSetup) -> Result<DevChain, ExitError> {
-    DevChain::open(setup).await.map_err(|error| {
-        let code = match error {
-            OpenError::Config(_) => ExitCode::BadInput,
-            OpenError::Mismatch { .. } => ExitCode::Refused,
-            OpenError::Journal(_) | OpenError::OutOfPlace { .. } | OpenError::NoGenesis { .. } => {
-                ExitCode::Failure
-            }
-        };
-        ExitError::new(code, "cannot open the dev chain").because(error)
-    })
+async fn open_dev(setup: DevChainSetup) -> Result<DevChain, ExitError> {
+    DevChain::open(setup).await.map_err(not_opened)
+}
+
+/// A dev chain that cannot be opened, as it ends a process.
+pub(super) fn not_opened(error: OpenError) -> ExitError {
+    let code = match error {
+        OpenError::Config(_) | OpenError::NoMiner => ExitCode::BadInput,
+        OpenError::Mismatch { .. } | OpenError::Apart { .. } => ExitCode::Refused,
+        OpenError::Journal(_) | OpenError::OutOfPlace { .. } | OpenError::NoGenesis { .. } => {
+            ExitCode::Failure
+        }
+    };
+    ExitError::new(code, "cannot open the dev chain").because(error)
 }

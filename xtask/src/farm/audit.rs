@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{ChainDaemon, Farm};
+use super::Farm;
 
 /// What was found.
 #[derive(Debug, Clone, Default)]
@@ -46,7 +46,10 @@ impl Farm {
         for missing in asked.difference(&numbers) {
             audit.wrong.push(format!("sector {missing} was pledged and has no record"));
         }
-        let chain = on_chain(self.chain.as_ref().map_or(&self.miner_repo, ChainDaemon::dir))?;
+        let chain = on_chain(&match &self.chain {
+            Some(chain) => chain.journals().join(&self.options.miner),
+            None => self.miner_repo.join("devchain"),
+        })?;
         for row in &rows {
             let number = row.number;
             if row.state != "Proving" {
@@ -140,9 +143,9 @@ fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     rest.split([' ', '}', ',']).next()
 }
 
-/// What the dev chain has accepted, by sector; `dir` is the repository of its process.
+/// What the dev chain has accepted, by sector; `dir` is that of the journal.
 fn on_chain(dir: &Path) -> Result<BTreeMap<u64, OnChain>> {
-    let path = dir.join("devchain/journal.jsonl");
+    let path = dir.join("journal.jsonl");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut sectors: BTreeMap<u64, OnChain> = BTreeMap::new();
     // The last line may be being written.
@@ -179,7 +182,6 @@ mod tests {
     #[test]
     fn messages_are_counted_by_sector_and_a_broken_last_line_is_none() {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("devchain")).unwrap();
         let accepted = |method: &str, number: u64| serde_json::json!({"accepted": {"uuid": "u", "message": {"method": method, "params": {"number": number, "comm_r": "ab"}}}});
         let lines = format!(
             "{}\n{}\n{}\n{{\"accep",
@@ -187,7 +189,7 @@ mod tests {
             accepted("prove-commit", 1),
             accepted("pre-commit", 2)
         );
-        fs::write(dir.path().join("devchain/journal.jsonl"), lines).unwrap();
+        fs::write(dir.path().join("journal.jsonl"), lines).unwrap();
         let chain = on_chain(dir.path()).unwrap();
         assert_eq!((chain[&1].pre_commits, chain[&1].prove_commits, chain[&2].prove_commits), (1, 1, 0));
         assert_eq!(chain[&1].comm_r.as_deref(), Some("ab"));

@@ -41,6 +41,11 @@ impl ChainDaemon {
         &self.dir
     }
 
+    /// Where the journals of its miners lie, each in a directory of its own.
+    pub(super) fn journals(&self) -> PathBuf {
+        self.dir.join("devchain")
+    }
+
     /// The flags that make a miner of this chain.
     pub fn init_flags(&self) -> [&'static str; 4] {
         let network = if self.options.prover == "null" { "devchain-null" } else { "devchain" };

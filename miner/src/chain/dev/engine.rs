@@ -36,9 +36,18 @@ pub(super) struct Push {
 
 /// An order to replace the newest epochs.
 pub(super) struct ReorgAsk {
-    pub(super) epochs: ChainEpoch,
+    pub(super) what: Replaced,
     pub(super) drop_messages: bool,
     pub(super) reply: oneshot::Sender<Result<Reorged, ChainError>>,
+}
+
+/// Which epochs to replace, always up to the head.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Replaced {
+    /// So many.
+    Newest(ChainEpoch),
+    /// From this one on.
+    From(ChainEpoch),
 }
 
 /// The chain's only writer.
@@ -140,8 +149,12 @@ impl Engine {
 
     /// Replaces the newest epochs up to the head.
     async fn reorg(&mut self, asked: ReorgAsk) -> Result<(), JournalError> {
-        let ReorgAsk { epochs, drop_messages, reply } = asked;
+        let ReorgAsk { what, drop_messages, reply } = asked;
         let epoch = self.heads.borrow().epoch;
+        let epochs = match what {
+            Replaced::Newest(epochs) => epochs,
+            Replaced::From(from) => epoch.saturating_sub(from).saturating_add(1),
+        };
         let from = epoch.saturating_sub(epochs).saturating_add(1);
         let record = Record::Reorg { epoch, from, drop_messages };
         let mut next = self.shared.read().clone();

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::commitment::Seed;
 use sealfarm_common::sector::{MinerId, SectorNumber, SectorSize};
@@ -27,7 +28,7 @@ pub use self::genesis::{ConfigError, DevChainConfig, Genesis, Profile, wallets};
 pub use self::journal::JournalError;
 pub use self::ledger::{Funds, Ledger};
 
-use self::engine::{Engine, Push, ReorgAsk};
+use self::engine::{Engine, Push, ReorgAsk, Replaced};
 use self::genesis::JOURNAL_VERSION;
 use self::journal::Journal;
 use self::ledger::Body;
@@ -94,6 +95,19 @@ pub enum OpenError {
         /// What is wrong.
         reason: OutOfPlace,
     },
+    /// A chain has a miner.
+    #[error("no miner is named; a dev chain has at least one")]
+    NoMiner,
+    /// One actor's part does not fit those of the others.
+    #[error(
+        "the dev chain in {dir} does not fit the others beside it: {reason}; restore the directories from one copy"
+    )]
+    Apart {
+        /// The actor's directory.
+        dir: PathBuf,
+        /// What differs.
+        reason: String,
+    },
     /// Its first record is not a genesis.
     #[error(
         "the dev chain in {dir} does not begin with a genesis; restore the directory from a copy, or choose another"
@@ -145,6 +159,13 @@ impl Shared {
     }
 }
 
+/// How a chain began, and what was replaced of it since.
+struct History {
+    genesis_time: Timestamp,
+    rng_seed: [u8; 32],
+    forks: Vec<ChainEpoch>,
+}
+
 impl DevChain {
     /// Opens the chain, or begins a new one, and lets its epochs run. To be called inside a tokio
     /// runtime.
@@ -152,25 +173,54 @@ impl DevChain {
     /// # Errors
     /// All of [`OpenError`].
     pub async fn open(setup: DevChainSetup) -> Result<Self, OpenError> {
-        let DevChainSetup { miner, sector_size, config, dir, rng_seed, verifier, clock } = setup;
+        let rng_seed = setup.rng_seed.unwrap_or_else(rand::random);
+        let history = History { genesis_time: setup.clock.now(), rng_seed, forks: Vec::new() };
+        Self::open_with(setup, &history, false).await
+    }
+
+    /// Opens another miner's part of the chain that `first` is of: with its genesis, and what was replaced
+    /// before the other came.
+    ///
+    /// # Errors
+    /// All of [`OpenError`].
+    pub async fn open_beside(setup: DevChainSetup, first: &Self) -> Result<Self, OpenError> {
+        let Genesis { genesis_time, rng_seed, .. } = first.genesis();
+        let history = History { genesis_time, rng_seed: rng_seed.0, forks: first.forks() };
+        Self::open_with(setup, &history, true).await
+    }
+
+    async fn open_with(setup: DevChainSetup, history: &History, is_beside: bool) -> Result<Self, OpenError> {
+        let DevChainSetup { miner, sector_size, config, dir, rng_seed: _, verifier, clock } = setup;
         let policy = config.policy()?;
-        let fresh = Genesis::new(
-            miner,
-            sector_size,
-            verifier.prover(),
-            policy.clone(),
-            clock.now(),
-            rng_seed.unwrap_or_else(rand::random),
-        );
+        let History { genesis_time, rng_seed, forks } = history;
+        let prover = verifier.prover();
+        let fresh = Genesis::new(miner, sector_size, prover, policy.clone(), *genesis_time, *rng_seed);
         let (mut journal, records) = match &dir {
             Some(dir) => Journal::open(dir)?,
             None => (Journal::Memory, Vec::new()),
         };
+        let place = dir.as_deref().unwrap_or(Path::new(""));
         let mut state = if records.is_empty() {
-            journal.append(&[Record::Genesis(Box::new(fresh.clone()))]).await?;
-            State::new(fresh)
+            let mut state = State::new(fresh.clone());
+            let mut records = vec![Record::Genesis(Box::new(fresh))];
+            for from in forks {
+                let epoch = state.ledger().epoch().max(*from);
+                let record = Record::Reorg { epoch, from: *from, drop_messages: false };
+                let misplaced =
+                    |reason| OpenError::OutOfPlace { dir: place.to_owned(), line: records.len() + 1, reason };
+                state.fold(&record).map_err(misplaced)?;
+                records.push(record);
+            }
+            journal.append(&records).await?;
+            state
         } else {
-            replay(dir.as_deref().unwrap_or(Path::new("")), &records, &fresh)?
+            let state = replay(place, &records, &fresh)?;
+            let genesis = state.ledger().genesis();
+            if is_beside && (genesis.genesis_time, genesis.rng_seed.0) != (*genesis_time, *rng_seed) {
+                let reason = "it began at another time or with other randomness".to_owned();
+                return Err(OpenError::Apart { dir: place.to_owned(), reason });
+            }
+            state
         };
         let genesis = state.ledger().genesis().clone();
         let epoch = genesis.epoch_at(clock.now()).max(state.ledger().epoch());
@@ -212,8 +262,20 @@ impl DevChain {
     /// # Errors
     /// [`ChainError::Refused`] for more epochs than there are, or than finality allows.
     pub async fn reorg(&self, epochs: ChainEpoch, drop_messages: bool) -> Result<Reorged, ChainError> {
+        self.replace(Replaced::Newest(epochs), drop_messages).await
+    }
+
+    /// The same for all epochs from `from` on.
+    ///
+    /// # Errors
+    /// As [`DevChain::reorg`].
+    pub async fn reorg_from(&self, from: ChainEpoch, drop_messages: bool) -> Result<Reorged, ChainError> {
+        self.replace(Replaced::From(from), drop_messages).await
+    }
+
+    async fn replace(&self, what: Replaced, drop_messages: bool) -> Result<Reorged, ChainError> {
         let (reply, answer) = oneshot::channel();
-        let sent = self.reorgs.send(ReorgAsk { epochs, drop_messages, reply }).await;
+        let sent = self.reorgs.send(ReorgAsk { what, drop_messages, reply }).await;
         sent.map_err(|_| self.shared.stopped())?;
         answer.await.unwrap_or_else(|_| Err(self.shared.stopped()))
     }
@@ -221,6 +283,11 @@ impl DevChain {
     /// What is fixed for the chain's life.
     pub fn genesis(&self) -> Genesis {
         self.shared.read().ledger().genesis().clone()
+    }
+
+    /// The first epoch that each reorg replaced, in the order they happened.
+    pub fn forks(&self) -> Vec<ChainEpoch> {
+        self.shared.read().ledger().forks().to_vec()
     }
 
     /// Where the miner's money is.

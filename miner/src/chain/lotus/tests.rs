@@ -18,7 +18,8 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::*;
-use crate::chain::dev::{DevChain, DevChainConfig, DevChainSetup, node as dev_node};
+use crate::chain::dev::node::{self as dev_node, Actors, ActorsSetup};
+use crate::chain::dev::{DevChain, DevChainConfig};
 use crate::chain::verifier::NullVerifier;
 
 const MINER: MinerId = MinerId(1000);
@@ -27,34 +28,36 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// A dev chain, served as a node serves its chain.
 struct Served {
-    chain: Arc<DevChain>,
+    actors: Arc<Actors>,
     address: ApiAddress,
     dir: tempfile::TempDir,
 }
 
 impl Served {
     async fn start() -> Self {
-        let setup = DevChainSetup {
-            miner: MINER,
+        let setup = ActorsSetup {
             sector_size: SectorSize::KiB2,
             config: DevChainConfig {
                 epoch_duration: Duration::from_millis(20),
                 challenge_delay: Some(2),
                 ..DevChainConfig::default()
             },
-            dir: None,
             rng_seed: Some([1; 32]),
             verifier: Arc::new(NullVerifier),
             clock: Clock::system(),
         };
-        let chain = Arc::new(DevChain::open(setup).await.unwrap());
+        let actors = Arc::new(Actors::open(&[MINER], None, setup).await.unwrap());
         let dir = tempfile::tempdir().unwrap();
         rpc::ensure_secret(dir.path(), "secret").unwrap();
         let keys = Keys::of_file(dir.path().join("secret"));
-        let router = rpc::router(Arc::new(dev_node::methods(&chain)), keys, Arc::new(|| Ok(())));
+        let router = rpc::router(Arc::new(dev_node::methods(&actors)), keys, Arc::new(|| Ok(())));
         let address = serve(router).await;
         rpc::publish_address(dir.path(), &address).unwrap();
-        Self { chain, address, dir }
+        Self { actors, address, dir }
+    }
+
+    fn chain(&self) -> &DevChain {
+        self.actors.chain_of(MINER).unwrap()
     }
 
     fn setup(&self) -> LotusSetup {
@@ -127,7 +130,7 @@ async fn a_sector_is_proven_by_a_nodes_calls_and_no_message_is_pushed_twice() {
     assert_eq!(chain.wallets(), crate::chain::dev::wallets(MINER));
     // Behind the first epoch there is no ticket.
     let (params, ticket) = pre_commit_params(&chain, 7).await;
-    assert_eq!(ticket, served.chain.draw_ticket().await.unwrap().ticket);
+    assert_eq!(ticket, served.chain().draw_ticket().await.unwrap().ticket);
 
     assert!(!chain.sector_allocated(params.number).await.unwrap());
     let id = chain.push_pre_commit(&params, uuid("pre-commit")).await.unwrap();
@@ -137,7 +140,7 @@ async fn a_sector_is_proven_by_a_nodes_calls_and_no_message_is_pushed_twice() {
     let pre_commit = landed(&chain, &id).await;
     assert_eq!(pre_commit.exit, ExitCode::Ok);
     let info = chain.sector_pre_commit_info(params.number).await.unwrap().unwrap();
-    assert_eq!(Some(info.clone()), served.chain.sector_pre_commit_info(params.number).await.unwrap());
+    assert_eq!(Some(info.clone()), served.chain().sector_pre_commit_info(params.number).await.unwrap());
     assert_eq!(info.epoch, pre_commit.epoch, "the message's epoch, not its receipt's");
     assert_eq!(chain.push_pre_commit(&params, uuid("after it landed")).await.as_ref(), Ok(&id));
     let other = PreCommitParams { ticket_epoch: params.ticket_epoch + 1, ..params.clone() };
@@ -149,7 +152,7 @@ async fn a_sector_is_proven_by_a_nodes_calls_and_no_message_is_pushed_twice() {
     let seed_epoch = chain.policy().seed_epoch(pre_commit.epoch);
     reach(&chain, chain.policy().seed_ready(seed_epoch)).await;
     let seed = chain.draw_seed(seed_epoch).await.unwrap();
-    assert_eq!(seed, served.chain.draw_seed(seed_epoch).await.unwrap());
+    assert_eq!(seed, served.chain().draw_seed(seed_epoch).await.unwrap());
     let sector = SectorId { miner: MINER, number: params.number };
     let proof = null_proof::proof_bytes(sector, params.comm_r, ticket, seed, PROOF);
     let proof = ProveCommitParams { number: params.number, proof };
@@ -202,16 +205,16 @@ async fn a_reorg_is_told_with_the_first_epoch_it_replaced_and_a_message_it_dropp
     let first = landed(&chain, &id).await;
     reach(&chain, first.epoch + 2).await;
     let before = chain.heads().borrow().reorgs;
-    let head = served.chain.head().await.unwrap().epoch;
-    let done = served.chain.reorg(head - first.epoch + 1, false).await.unwrap();
+    let head = served.chain().head().await.unwrap().epoch;
+    let done = served.chain().reorg(head - first.epoch + 1, false).await.unwrap();
     let mut heads = chain.heads();
     let told = timeout(LIMIT, heads.wait_for(|head| head.reorgs != before)).await.unwrap().unwrap().reorgs;
     assert_eq!(told, Reorgs { count: before.count + 1, from: done.from });
     let again = landed(&chain, &id).await;
     assert!(again.epoch > first.epoch, "{again:?}");
 
-    let head = served.chain.head().await.unwrap().epoch;
-    served.chain.reorg(head - again.epoch + 1, true).await.unwrap();
+    let head = served.chain().head().await.unwrap().epoch;
+    served.chain().reorg(head - again.epoch + 1, true).await.unwrap();
     let lost = chain.search_message(&id).await.unwrap_err();
     assert!(matches!(lost, ChainError::Refused { .. }), "{lost}");
     let next = chain.push_pre_commit(&params, uuid("two")).await.unwrap();

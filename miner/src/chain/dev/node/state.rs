@@ -1,18 +1,17 @@
-//! What the dev chain knows of its miner, in a node's shapes.
-
-use std::sync::Arc;
+//! What the dev chain knows of its miners, in a node's shapes.
 
 use fvm_shared::econ::TokenAmount;
 use sealfarm_common::address::ActorAddress;
 use sealfarm_common::exit::ExitError;
-use sealfarm_common::rpc::{Method, Methods};
+use sealfarm_common::rpc::Method;
 use sealfarm_common::sector::SectorNumber;
 use sealfarm_common::token::Permission;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{NETWORK_VERSION, Node, failed, read};
+use super::actors::Actor;
+use super::{NETWORK_VERSION, Table, failed, read};
 use crate::chain::lotus::wire::{
-    Actor, Atto, Link, MinerInfo, NetworkParams, PreCommit, PreCommitOnChain, Sector, TipsetKey,
+    Actor as ActorState, Atto, Link, MinerInfo, NetworkParams, PreCommit, PreCommitOnChain, Sector, TipsetKey,
 };
 use crate::chain::{AllocatedNumbers, ChainEpoch, PreCommitInfo, SectorOnChain, message};
 
@@ -33,145 +32,92 @@ const ACTOR: Method = read("Filecoin.StateGetActor");
 const WALLET_HAS: Method = Method::new("Filecoin.WalletHas", Permission::Write);
 const BALANCE: Method = read("Filecoin.WalletBalance");
 
-type OfMiner = (ActorAddress, TipsetKey);
+type OfActor = (ActorAddress, TipsetKey);
 type OfSector = (ActorAddress, u64, TipsetKey);
 
-pub(super) fn add(table: Methods, node: &Arc<Node>) -> Methods {
-    let table = add_network(table, node);
-    add_wallets(add_miner(table, node), node)
+pub(super) fn add(table: Table) -> Table {
+    add_wallets(add_miner(add_network(table)))
 }
 
-fn add_network(table: Methods, node: &Arc<Node>) -> Methods {
-    let (name, params) = (node.clone(), node.clone());
+fn add_network(table: Table) -> Table {
     table
-        .with(VERSION, |()| async {
-            let text = format!("sealfarm-miner dev-chain {}", env!("CARGO_PKG_VERSION"));
-            Ok::<Value, ExitError>(json!({"Version": text}))
+        .look(VERSION, |_, ()| {
+            Ok(json!({"Version": format!("sealfarm-miner dev-chain {}", env!("CARGO_PKG_VERSION"))}))
         })
-        .with(NETWORK_NAME, move |()| {
-            let network = name.network;
-            async move { Ok(network) }
-        })
-        .with(NETWORK, |(_key,): (TipsetKey,)| async { Ok(NETWORK_VERSION) })
-        .with(NETWORK_PARAMS, move |()| {
-            let policy = &params.chain.policy;
-            let answer = NetworkParams {
-                block_delay_secs: policy.epoch_duration.as_secs_f64(),
-                pre_commit_challenge_delay: policy.challenge_delay,
-            };
-            async move { Ok(answer) }
+        .look(NETWORK_NAME, |actors, ()| Ok(actors.network()))
+        .look(NETWORK, |_, (_key,): (TipsetKey,)| Ok(NETWORK_VERSION))
+        .look(NETWORK_PARAMS, |actors, ()| {
+            Ok(NetworkParams {
+                block_delay_secs: actors.policy().epoch_duration.as_secs_f64(),
+                pre_commit_challenge_delay: actors.policy().challenge_delay,
+            })
         })
 }
 
-fn add_miner(table: Methods, node: &Arc<Node>) -> Methods {
-    let [id, info, all, one, pre_commit, sector, deposit, pledge] = std::array::from_fn(|_| node.clone());
+fn add_miner(table: Table) -> Table {
     table
-        .with(LOOKUP_ID, move |(address, _key): OfMiner| {
-            let answer = id.expect_miner(&address).map(|()| address);
-            async move { answer }
+        .look(LOOKUP_ID, |actors, (address, _key): OfActor| actors.miner(&address).map(|_| address))
+        .look(MINER_INFO, |actors, (address, _key): OfActor| miner_info(actors.miner(&address)?))
+        .look(ALLOCATED, |actors, (address, _key): OfActor| {
+            Ok(allocated(actors.miner(&address)?)?.run_lengths())
         })
-        .with(MINER_INFO, move |(address, _key): OfMiner| {
-            let answer = info.miner_info(&address);
-            async move { answer }
+        .look(SECTOR_ALLOCATED, |actors, (address, number, _key): OfSector| {
+            Ok(allocated(actors.miner(&address)?)?.contains(SectorNumber(number)))
         })
-        .with(ALLOCATED, move |(address, _key): OfMiner| {
-            let answer = all.allocated(&address).map(|numbers| numbers.run_lengths());
-            async move { answer }
+        .look(PRE_COMMIT, |actors, (address, number, _key): OfSector| {
+            let number = SectorNumber(number);
+            let found = actors.miner(&address)?.state()?.ledger().pre_commit(number).cloned();
+            Ok(found.map(|found| pre_commit_json(number, found)))
         })
-        .with(SECTOR_ALLOCATED, move |(address, number, _key): OfSector| {
-            let answer = one.allocated(&address).map(|numbers| numbers.contains(SectorNumber(number)));
-            async move { answer }
+        .look(SECTOR, |actors, (address, number, _key): OfSector| {
+            let number = SectorNumber(number);
+            let found = actors.miner(&address)?.state()?.ledger().sector(number).cloned();
+            Ok(found.map(|found| sector_json(number, found)))
         })
-        .with(PRE_COMMIT, move |(address, number, _key): OfSector| {
-            let answer = pre_commit.pre_commit(&address, SectorNumber(number));
-            async move { answer }
+        .look(DEPOSIT, |actors, (address, _info, _key): (ActorAddress, PreCommit, TipsetKey)| {
+            actors.miner(&address).map(|_| Atto(actors.genesis().deposit.clone()))
         })
-        .with(SECTOR, move |(address, number, _key): OfSector| {
-            let answer = sector.sector(&address, SectorNumber(number));
-            async move { answer }
-        })
-        .with(DEPOSIT, move |(address, _info, _key): (ActorAddress, PreCommit, TipsetKey)| {
-            let answer = deposit.expect_miner(&address).and_then(|()| deposit.deposit());
-            async move { answer.map(Atto) }
-        })
-        .with(PLEDGE, move |_: (ChainEpoch, u64, u64, TipsetKey)| {
-            // A dev chain keeps the deposit as the pledge.
-            let answer = pledge.deposit();
-            async move { answer.map(Atto) }
+        // A dev chain keeps the deposit as the pledge.
+        .look(PLEDGE, |actors, _: (ChainEpoch, u64, u64, TipsetKey)| {
+            Ok(Atto(actors.genesis().deposit.clone()))
         })
 }
 
-fn add_wallets(table: Methods, node: &Arc<Node>) -> Methods {
-    let [actor, has, balance] = std::array::from_fn(|_| node.clone());
+fn add_wallets(table: Table) -> Table {
     table
-        .with(ACCOUNT_KEY, |(address, _key): OfMiner| async move { Ok::<_, ExitError>(address) })
-        .with(ACTOR, move |(address, _key): OfMiner| {
-            let answer = actor.actor(&address);
-            async move { answer }
+        .look(ACCOUNT_KEY, |_, (address, _key): OfActor| Ok(address))
+        .look(ACTOR, |actors, (address, _key): OfActor| {
+            let unknown = || failed(format!("actor {address} not found"));
+            let actor = actors.of_worker(&address).ok_or_else(unknown)?;
+            let nonce = actor.state()?.landed_nonce();
+            Ok(ActorState { nonce, balance: Atto(free(actor)?) })
         })
-        .with(WALLET_HAS, move |(address,): (ActorAddress,)| {
-            let answer = address == has.worker();
-            async move { Ok(answer) }
-        })
-        .with(BALANCE, move |(address,): (ActorAddress,)| {
-            let answer = balance.balance(&address);
-            async move { answer.map(Atto) }
+        .look(WALLET_HAS, |actors, (address,): (ActorAddress,)| Ok(actors.of_worker(&address).is_some()))
+        .look(BALANCE, |actors, (address,): (ActorAddress,)| {
+            Ok(Atto(actors.of_worker(&address).map_or_else(|| Ok(TokenAmount::default()), free)?))
         })
 }
 
-impl Node {
-    fn miner_info(&self, address: &ActorAddress) -> Result<MinerInfo, ExitError> {
-        self.expect_miner(address)?;
-        let state = self.state()?;
-        let genesis = state.ledger().genesis();
-        Ok(MinerInfo {
-            owner: self.owner(),
-            worker: self.worker(),
-            control_addresses: Vec::new(),
-            // Window PoSt types 10 to 14 stand beside seal types 5 to 9.
-            window_post_proof_type: genesis.proof().number() + 5,
-            sector_size: genesis.sector_size.bytes(),
-        })
-    }
+fn miner_info(actor: &Actor) -> Result<MinerInfo, ExitError> {
+    let state = actor.state()?;
+    let genesis = state.ledger().genesis();
+    Ok(MinerInfo {
+        owner: actor.owner(),
+        worker: actor.worker(),
+        control_addresses: Vec::new(),
+        // Window PoSt types 10 to 14 stand beside seal types 5 to 9.
+        window_post_proof_type: genesis.proof().number() + 5,
+        sector_size: genesis.sector_size.bytes(),
+    })
+}
 
-    fn allocated(&self, address: &ActorAddress) -> Result<AllocatedNumbers, ExitError> {
-        self.expect_miner(address)?;
-        Ok(self.state()?.ledger().allocated().iter().copied().collect())
-    }
+fn allocated(actor: &Actor) -> Result<AllocatedNumbers, ExitError> {
+    Ok(actor.state()?.ledger().allocated().iter().copied().collect())
+}
 
-    fn pre_commit(
-        &self,
-        address: &ActorAddress,
-        number: SectorNumber,
-    ) -> Result<Option<PreCommitOnChain>, ExitError> {
-        self.expect_miner(address)?;
-        let found = self.state()?.ledger().pre_commit(number).cloned();
-        Ok(found.map(|found| pre_commit_json(number, found)))
-    }
-
-    fn sector(&self, address: &ActorAddress, number: SectorNumber) -> Result<Option<Sector>, ExitError> {
-        self.expect_miner(address)?;
-        let found = self.state()?.ledger().sector(number).cloned();
-        Ok(found.map(|found| sector_json(number, found)))
-    }
-
-    /// What a pre-commit costs.
-    pub(super) fn deposit(&self) -> Result<TokenAmount, ExitError> {
-        Ok(self.state()?.ledger().genesis().deposit.clone())
-    }
-
-    fn balance(&self, address: &ActorAddress) -> Result<TokenAmount, ExitError> {
-        let free = self.state()?.ledger().funds().balance.clone();
-        Ok(if *address == self.worker() { free } else { TokenAmount::default() })
-    }
-
-    fn actor(&self, address: &ActorAddress) -> Result<Actor, ExitError> {
-        if *address != self.worker() {
-            return Err(failed(format!("actor {address} not found")));
-        }
-        let nonce = self.state()?.landed_nonce();
-        Ok(Actor { nonce, balance: Atto(self.balance(address)?) })
-    }
+/// What is neither deposit nor pledge.
+fn free(actor: &Actor) -> Result<TokenAmount, ExitError> {
+    Ok(actor.state()?.ledger().funds().balance.clone())
 }
 
 fn pre_commit_json(number: SectorNumber, found: PreCommitInfo) -> PreCommitOnChain {

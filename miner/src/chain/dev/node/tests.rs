@@ -1,35 +1,45 @@
 //! The calls as whoever knows Lotus makes them: raw JSON, not by way of the adapter.
 
+use std::path::Path;
+
 use sealfarm_common::clock::Clock;
 use sealfarm_common::null_proof;
 use sealfarm_common::sector::{MinerId, SealProof, SectorId, SectorNumber, SectorSize};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::chain::dev::{DevChainConfig, DevChainSetup};
+use crate::chain::dev::{DevChainConfig, OpenError};
 use crate::chain::verifier::NullVerifier;
 use crate::chain::{Chain as _, PreCommitParams, message};
 
 const MINER: MinerId = MinerId(1000);
 
-/// A chain whose clock stands still until tokio's is moved.
-async fn chain() -> Arc<DevChain> {
+/// A clock that goes with tokio's paused one.
+fn virtual_clock() -> Clock {
     let genesis: jiff::Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
     let start = tokio::time::Instant::now();
-    let setup = DevChainSetup {
-        miner: MINER,
-        sector_size: SectorSize::KiB2,
-        config: DevChainConfig::default(),
-        dir: None,
-        rng_seed: Some([1; 32]),
-        verifier: Arc::new(NullVerifier),
-        clock: Clock::from_fn(move || genesis + start.elapsed()),
-    };
-    Arc::new(DevChain::open(setup).await.unwrap())
+    Clock::from_fn(move || genesis + start.elapsed())
 }
 
-async fn reach(chain: &DevChain, epoch: ChainEpoch) {
-    chain.heads().wait_for(|head| head.epoch >= epoch).await.unwrap();
+async fn open(miners: &[MinerId], dir: Option<&Path>, clock: &Clock) -> Result<Arc<Actors>, OpenError> {
+    let setup = ActorsSetup {
+        sector_size: SectorSize::KiB2,
+        config: DevChainConfig::default(),
+        verifier: Arc::new(NullVerifier),
+        clock: clock.clone(),
+        rng_seed: Some([1; 32]),
+    };
+    Actors::open(miners, dir, setup).await.map(Arc::new)
+}
+
+async fn chain() -> Arc<Actors> {
+    open(&[MINER], None, &virtual_clock()).await.unwrap()
+}
+
+async fn reach(actors: &Actors, epoch: ChainEpoch) {
+    for actor in actors.all() {
+        actor.chain.heads().wait_for(|head| head.epoch >= epoch).await.unwrap();
+    }
 }
 
 async fn ask(table: &Methods, method: &str, params: Value) -> Result<Value, String> {
@@ -97,7 +107,7 @@ async fn randomness_is_drawn_with_the_entropy_that_is_sent() {
     // CBOR of f01000, `4300e807`, in base64.
     let entropy = "QwDoBw==";
     let ticket = filecoin(&table, "StateGetRandomnessFromTickets", json!([5, 0, entropy, []])).await;
-    let known = data_encoding::BASE64.encode(&chain.draw_ticket().await.unwrap().ticket.0);
+    let known = data_encoding::BASE64.encode(&chain.all()[0].chain.draw_ticket().await.unwrap().ticket.0);
     assert_eq!(ticket, known.as_str());
     let other = filecoin(&table, "StateGetRandomnessFromTickets", json!([5, 0, "QwDpBw==", []])).await;
     assert_ne!(other, ticket);
@@ -111,13 +121,13 @@ async fn a_message_is_judged_taken_once_for_a_uuid_and_found_where_it_landed() {
     let table = methods(&chain);
     let proof = SealProof::StackedDrg2KiBV1_1;
     let sector = SectorId { miner: MINER, number: SectorNumber(5) };
-    let draw = chain.draw_ticket().await.unwrap();
+    let draw = chain.all()[0].chain.draw_ticket().await.unwrap();
     let params = PreCommitParams {
         number: sector.number,
         proof,
         comm_r: null_proof::comm_r(sector, draw.ticket, proof),
         ticket_epoch: draw.epoch,
-        expiration: chain.policy().cc_expiration(0),
+        expiration: chain.genesis().policy.cc_expiration(0),
     };
     let worker = filecoin(&table, "StateMinerInfo", json!(["f01000", []])).await["Worker"].clone();
     let deposit = json!("100000000000000000");
@@ -166,4 +176,88 @@ async fn epochs_are_replaced_by_an_order_and_no_more_than_there_are() {
     assert_eq!(done, json!({"from": 2, "epoch": 4, "returned": 0}));
     let refused = ask(&table, method::REORG.name, json!({"epochs": 5, "drop_messages": false})).await;
     assert!(refused.unwrap_err().contains("1 to 4"));
+}
+
+/// The worker of a miner, and a message of its that pre-commits a sector.
+async fn message_of(actors: &Actors, miner: MinerId, number: u64) -> Value {
+    let actor = actors.miner(&miner.into()).unwrap();
+    let proof = SealProof::StackedDrg2KiBV1_1;
+    let sector = SectorId { miner, number: SectorNumber(number) };
+    let draw = actor.chain.draw_ticket().await.unwrap();
+    let params = PreCommitParams {
+        number: sector.number,
+        proof,
+        comm_r: null_proof::comm_r(sector, draw.ticket, proof),
+        ticket_epoch: draw.epoch,
+        expiration: actors.genesis().policy.cc_expiration(0),
+    };
+    json!({
+        "Version": 0, "To": miner.to_string(), "From": actor.worker(), "Nonce": 0, "Value": "100000000000000000",
+        "GasLimit": 0, "GasFeeCap": "0", "GasPremium": "0", "Method": 28,
+        "Params": data_encoding::BASE64.encode(&message::pre_commit_cbor(&params)),
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_miners_have_one_chain_with_sectors_of_their_own() {
+    let other = MinerId(1001);
+    let chain = open(&[MINER, other], None, &virtual_clock()).await.unwrap();
+    let table = methods(&chain);
+    let mut ids = Vec::new();
+    for miner in [MINER, other] {
+        let message = message_of(&chain, miner, 1).await;
+        let pushed = filecoin(&table, "MpoolPushMessage", json!([message, null_spec()])).await;
+        assert_eq!(pushed["Message"]["To"], miner.to_string());
+        ids.push(pushed["CID"].clone());
+    }
+    assert_ne!(ids[0], ids[1]);
+    let mut stolen = message_of(&chain, other, 2).await;
+    stolen["From"] = message_of(&chain, MINER, 2).await["From"].clone();
+    let refused = ask(&table, "Filecoin.MpoolPushMessage", json!([stolen, Value::Null])).await.unwrap_err();
+    assert!(refused.contains("may not send for t01001"), "{refused}");
+
+    reach(&chain, 1).await;
+    let found = filecoin(&table, "StateSearchMsg", json!([[], ids[1], -1, true])).await;
+    let carried = filecoin(&table, "ChainGetParentMessages", json!([found["TipSet"][0]])).await;
+    assert_eq!(carried.as_array().unwrap().len(), 2);
+    for miner in [MINER, other] {
+        let info = filecoin(&table, "StateSectorPreCommitInfo", json!([miner.to_string(), 1, []])).await;
+        assert_eq!(info["PreCommitEpoch"], 1);
+    }
+    let one = filecoin(&table, "StateGetRandomnessFromBeacon", json!([6, 1, "QwDoBw==", []])).await;
+    let done = ask(&table, method::REORG.name, json!({"epochs": 1, "drop_messages": false})).await.unwrap();
+    assert_eq!(done, json!({"from": 1, "epoch": 1, "returned": 2}));
+    let now = filecoin(&table, "StateGetRandomnessFromBeacon", json!([6, 1, "QwDoBw==", []])).await;
+    assert_ne!(one, now);
+    assert_eq!(filecoin(&table, "MpoolPending", json!([[]])).await.as_array().unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_miner_that_joins_later_and_one_that_missed_a_reorg_have_the_chain_of_the_others() {
+    let (dir, clock, other) = (tempfile::tempdir().unwrap(), virtual_clock(), MinerId(1001));
+    let chain = open(&[MINER], Some(dir.path()), &clock).await.unwrap();
+    reach(&chain, 5).await;
+    chain.reorg(2, false).await.unwrap();
+    reach(&chain, 2_000).await;
+    chain.close().await;
+    let both = open(&[MINER, other], Some(dir.path()), &clock).await.unwrap();
+    let [first, second] = both.all() else { panic!("two actors") };
+    assert_eq!((first.chain.forks(), second.chain.forks()), (vec![4], vec![4]));
+    assert_eq!(first.chain.genesis().genesis_time, second.chain.genesis().genesis_time);
+    // As if the process had been killed after the first of the two.
+    let head = first.chain.head().await.unwrap().epoch;
+    first.chain.reorg_from(head - 1, false).await.unwrap();
+    both.close().await;
+    let both = open(&[MINER, other], Some(dir.path()), &clock).await.unwrap();
+    assert_eq!(both.all()[1].chain.forks(), [4, head - 1]);
+    both.close().await;
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let apart = open(&[other], Some(elsewhere.path()), &clock).await.unwrap();
+    apart.close().await;
+    std::fs::rename(dir.path().join("t01000"), elsewhere.path().join("t01000")).unwrap();
+    match open(&[MINER, other], Some(elsewhere.path()), &clock).await {
+        Err(OpenError::Apart { dir, .. }) => assert!(dir.ends_with("t01001"), "{}", dir.display()),
+        _ => panic!("two chains were taken for one"),
+    }
 }
