@@ -177,6 +177,25 @@ pub async fn connect(address: &NatsAddress) -> Result<Client, ConnectError> {
     }
 }
 
+/// A client that connects in its own time and tries for ever: for a process that can do without the server
+/// until it answers. Neither its version nor its refusal ends anything; the log has them.
+///
+/// # Errors
+/// [`ConnectError::Credentials`] or [`ConnectError::TlsFile`].
+pub async fn later(address: &NatsAddress) -> Result<Client, ConnectError> {
+    address.tls.check()?;
+    let denials = Denials::new(&address.name);
+    let options = options(address, &denials)?.retry_on_initial_connect();
+    match options.connect(servers(&address.url)).await {
+        Ok(client) => Ok(Client { client, denials }),
+        Err(error) => Err(ConnectError::Unreachable {
+            url: address.url.clone(),
+            reason: retry(address, &error)?,
+            tried_s: 0.0,
+        }),
+    }
+}
+
 /// What failed, where trying again may help; an error where it does not.
 fn retry(address: &NatsAddress, error: &async_nats::ConnectError) -> Result<String, ConnectError> {
     let url = address.url.clone();

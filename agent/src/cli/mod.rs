@@ -6,6 +6,7 @@ mod config;
 mod dead;
 mod fetch;
 mod init;
+mod joining;
 mod orders;
 mod run;
 mod show;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use sealfarm_common::bundle::BundleFacts;
@@ -12,7 +12,7 @@ use sealfarm_common::cli::EdgeFlags;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::configuration::Loaded;
 use sealfarm_common::crash::CrashPoints;
-use sealfarm_common::etcd::{Etcd, EtcdError, RegistrationHandle};
+use sealfarm_common::etcd::{Etcd, RegistrationHandle};
 use sealfarm_common::exit::{ExitCode, ExitError};
 use sealfarm_common::job::AgentId;
 use sealfarm_common::membership::FarmInfo;
@@ -23,7 +23,7 @@ use sealfarm_common::sector::{MinerId, ProverKind};
 use sealfarm_common::shutdown;
 use sealfarm_common::store::{AgentLock, Store, StoreError};
 use sealfarm_common::tls;
-use sealfarm_nats::connect::{self, ConnectError, NatsAddress, State};
+use sealfarm_nats::connect::{self, State};
 use sealfarm_nats::jetstream::JetStreamBus;
 use sealfarm_nats::service::{self, Orders, Registered};
 use sealfarm_nats::subjects::{Hub, Site};
@@ -31,15 +31,12 @@ use sealfarm_nats::wire;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::SECRET_FILE;
+use super::joining::{Joined, Places, contradicted, join, nats};
 use super::{config, init};
 use crate::api::{self, Door, store_error};
 use crate::driver::{Driver, DriverError, Handle, Parts};
 use crate::settings::{self, Settings};
 
-/// An agent may be started before its miner: the farm's facts are waited for this long.
-const FARM_WITHIN: Duration = Duration::from_secs(30);
-/// Between two looks for them.
-const FARM_AGAIN: Duration = Duration::from_millis(500);
 /// How often it is looked whether the store's lock is this process's still.
 const LOCK_LOOK_EVERY: Duration = Duration::from_secs(5);
 /// What is in hand at the end gets so long; a pull that waits for messages is part of it.
@@ -61,6 +58,8 @@ pub(super) async fn run(repo: &Path, flags: &EdgeFlags) -> Result<(), ExitError>
 struct Agent {
     id: AgentId,
     farm: FarmInfo,
+    /// Whether etcd has said so at this start.
+    confirmed: bool,
     etcd: Etcd,
     hub: connect::Client,
     site: connect::Client,
@@ -95,13 +94,12 @@ impl Agent {
         let ports = Ports::bind(&settings.api, &addresses, api_tls).await?;
         let (store, lock) = site_store(&settings.store_path(repo), miner, &id)?;
 
-        let etcd = Etcd::connect_with(&endpoints, &etcd_tls).await.map_err(no_etcd)?;
-        let farm = farm(&etcd, miner, facts.as_ref()).await?;
+        let places = Places { endpoints: &endpoints, tls: &etcd_tls, hub: &hub };
+        let Joined { farm, confirmed, etcd, hub } = join(&places, &store, miner, facts.as_ref()).await?;
         store.expect_room_for(farm.sector_size, farm.prover).map_err(store_error)?;
         if farm.prover == ProverKind::Null {
             tracing::warn!("the farm uses the null prover: nothing it seals is proved");
         }
-        let hub = nats(&hub, "[Hub]").await?;
         let site = nats(&site, "[Site]").await?;
         let (handle, driver) = Driver::new(Parts {
             hub: Arc::new(JetStreamBus::new(hub.clone(), 1)),
@@ -123,6 +121,7 @@ impl Agent {
         Ok(Self {
             id,
             farm,
+            confirmed,
             etcd,
             hub,
             site,
@@ -137,7 +136,7 @@ impl Agent {
 
     /// Works and serves until `stop`, then ends in order.
     async fn run(self, repo: &Path, stop: &CancellationToken) -> Result<(), ExitError> {
-        let Self { id, farm, etcd, hub, site, handle, driver, ports, door, lock, ttl } = self;
+        let Self { id, farm, confirmed, etcd, hub, site, handle, driver, ports, door, lock, ttl } = self;
         let mut driving = tokio::spawn(driver);
         tokio::select! {
             biased;
@@ -157,9 +156,13 @@ impl Agent {
             web: api::web::router(&handle),
         };
         let serving = tokio::spawn(ports.serve(offered, stop));
+        if !confirmed {
+            readiness::ready(&format!("serves site {id} of miner {}, which it cannot reach yet", farm.miner));
+        }
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
+            () = async {}, if !confirmed => {}
             present = registration.registered() => if present {
                 tracing::info!(agent = %id, miner = %farm.miner, sector_size = %farm.sector_size, prover = %farm.prover, "serving");
                 readiness::ready(&format!("serves miner {} as site {id}", farm.miner));
@@ -171,6 +174,11 @@ impl Agent {
             ended = &mut driving => {
                 stop.cancel();
                 driver_ended(ended)
+            }
+            other = contradicted(&etcd, &farm), if !confirmed => {
+                tracing::error!(%other, "stopping");
+                stop.cancel();
+                Err(other)
             }
             refused = keep_lock(handle.store().clone(), lock) => {
                 tracing::error!(%refused, "stopping");
@@ -255,65 +263,6 @@ async fn tell(handle: Handle, registration: RegistrationHandle) {
             return;
         }
     }
-}
-
-/// What the farm agreed on, once the miner has written it.
-async fn farm(etcd: &Etcd, miner: MinerId, facts: Option<&BundleFacts>) -> Result<FarmInfo, ExitError> {
-    let started = Instant::now();
-    loop {
-        if let Some(farm) = etcd.farm(miner).await.map_err(no_etcd)? {
-            // Without a bundle, the sector size and the prover are the farm's to say; what this build
-            // speaks is not.
-            let expected = facts.map_or(&farm, |facts| &facts.farm);
-            let spoken = FarmInfo {
-                schema: FarmInfo::SCHEMA,
-                miner,
-                proof: expected.sector_size.seal_proof(),
-                ..expected.clone()
-            };
-            return match farm.mismatch(&spoken) {
-                None => Ok(farm),
-                Some(difference) => {
-                    let endpoints = etcd.endpoints().to_owned();
-                    Err(no_etcd(EtcdError::Mismatch { miner, endpoints, difference }))
-                }
-            };
-        }
-        if started.elapsed() >= FARM_WITHIN {
-            let error = EtcdError::NoFarm { miner, endpoints: etcd.endpoints().to_owned() };
-            let waited = FARM_WITHIN.as_secs();
-            return Err(ExitError::new(
-                ExitCode::NotFound,
-                format!("{error}: its miner has not been started (waited {waited} s)"),
-            )
-            .next(error.next_step().unwrap_or_default()));
-        }
-        if started.elapsed() < FARM_AGAIN {
-            tracing::info!(%miner, "etcd knows no farm of this miner yet; waiting for it to be started");
-        }
-        tokio::time::sleep(FARM_AGAIN).await;
-    }
-}
-
-fn no_etcd(error: EtcdError) -> ExitError {
-    let exit = ExitError::new(error.exit_code(), error.to_string());
-    match error.next_step() {
-        Some(next) => exit.next(next),
-        None => exit,
-    }
-}
-
-async fn nats(address: &NatsAddress, section: &str) -> Result<connect::Client, ExitError> {
-    connect::connect(address).await.map_err(|error| {
-        let code = match &error {
-            ConnectError::Unreachable { .. } => ExitCode::Unreachable,
-            ConnectError::Denied { .. } | ConnectError::Tls { .. } | ConnectError::TooOld { .. } => {
-                ExitCode::Refused
-            }
-            ConnectError::Credentials { .. } | ConnectError::TlsFile(_) => ExitCode::BadInput,
-        };
-        ExitError::new(code, error.to_string()).next(error.next_step(section))
-    })
 }
 
 /// Shows the agent to `nats micro` on both servers; without it everything else still works.

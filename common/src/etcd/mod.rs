@@ -186,6 +186,23 @@ impl Etcd {
         Ok(Self { client, endpoints: names })
     }
 
+    /// As [`connect_with`](Self::connect_with), and asks nobody: for a process that can do without etcd
+    /// until it answers.
+    ///
+    /// # Errors
+    /// [`EtcdError::TlsFile`].
+    pub async fn unasked(endpoints: &[Endpoint], tls: &ClientTls) -> Result<Self, EtcdError> {
+        let names = endpoints.iter().map(Endpoint::as_str).collect::<Vec<_>>().join(", ");
+        let unusable = |error: etcd_client::Error| EtcdError::Refused {
+            endpoints: names.clone(),
+            tried: "the configuration of the client".into(),
+            reason: shown(&error),
+        };
+        let options = options(endpoints, tls)?;
+        let client = Client::connect(endpoints, Some(options)).await.map_err(unusable)?;
+        Ok(Self { client, endpoints: names })
+    }
+
     /// The endpoints, for messages.
     pub fn endpoints(&self) -> &str {
         &self.endpoints

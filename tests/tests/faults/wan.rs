@@ -14,7 +14,7 @@ use sealfarm_common::sector::MinerId;
 use sealfarm_nats::subjects::Hub;
 use sealfarm_nats::wire;
 use sealfarm_tests::harness::{Faulty, Stage};
-use xtask::farm::{FarmOptions, WanKind};
+use xtask::farm::{FarmOptions, Part, WanKind};
 use xtask::link::Weather;
 use xtask::namespace::Namespace;
 use xtask::wait;
@@ -104,6 +104,39 @@ async fn play(faulty: &mut Faulty, name: &str) -> Result<()> {
     arrived_once(faulty).await?;
     eprintln!("{name}: {} sectors, all Proving, nothing lost, everything arrived once", faulty.pledged.len());
     Ok(())
+}
+
+/// Kills the agent while its link is cut, and starts it again.
+async fn start_in_a_cut(faulty: &mut Faulty) -> Result<()> {
+    faulty.fill(&Stage::ALL.into_iter().collect())?;
+    weather(faulty, Weather::CUT)?;
+    let waiting = faulty.farm.tasks(&faulty.farm.sites[0])?.len();
+    faulty.farm.kill(Part::Agent(0))?;
+    faulty.farm.start_again(Part::Agent(0))?;
+    wait::until(FELT_WITHIN, "the site through with its tasks, its results in the outbox", || {
+        let (tasks, outbox) = (faulty.farm.tasks(&faulty.farm.sites[0])?, faulty.outbox(0)?);
+        ensure!(tasks.is_empty() && outbox > 0, "{} tasks, {outbox} messages in the outbox", tasks.len());
+        ensure!(faulty.agent_state(0)? == "gone", "the miner does not show the site as gone");
+        Ok(())
+    })?;
+    weather(faulty, Weather::GOOD)?;
+    wait_until_live(faulty)?;
+    faulty.settle()?;
+    faulty.account().await?;
+    arrived_once(faulty).await?;
+    eprintln!(
+        "{} sectors, all Proving, nothing lost, everything arrived once; the agent that started in the cut \
+         found {waiting} tasks",
+        faulty.pledged.len()
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_starts_while_its_link_is_cut_goes_on_with_what_its_site_has() {
+    eprintln!("link faults by a relay: cut both ways, the agent killed and started again in the cut");
+    let faulty = farm("faults-start-in-a-cut", WanKind::Relays).unwrap();
+    faulty.endure(async |faulty| start_in_a_cut(faulty).await).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
