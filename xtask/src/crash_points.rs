@@ -38,6 +38,41 @@ pub fn list() -> Result<Vec<Point>> {
     check(points)
 }
 
+/// The crash points that no test names: nothing dies there but by chance.
+///
+/// # Errors
+/// When the source cannot be read.
+pub fn unnamed() -> Result<Vec<String>> {
+    let mut points: Vec<String> = list()?.into_iter().map(|point| point.name).collect();
+    for room in ROOMS.iter().chain(&["tests"]) {
+        strike_named(&workspace::root().join(room), &mut points)?;
+    }
+    Ok(points)
+}
+
+/// Strikes the points that a file below `dir` names otherwise than by passing them.
+fn strike_named(dir: &Path, points: &mut Vec<String>) -> Result<()> {
+    let entries = fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
+    for entry in entries {
+        let path = entry.with_context(|| format!("cannot list {}", dir.display()))?.path();
+        if path.is_dir() {
+            strike_named(&path, points)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            points.retain(|point| !names(&text, point));
+        }
+    }
+    Ok(())
+}
+
+/// Whether `text` has the point's name in quotes, alone or with the how-manieth time, but for its call.
+fn names(text: &str, point: &str) -> bool {
+    let call = format!("{CALL}{point}\"");
+    let quoted = [format!("\"{point}\""), format!("\"{point}@")];
+    text.lines().any(|line| !line.contains(&call) && quoted.iter().any(|name| line.contains(name)))
+}
+
 /// Sorts the points, unless one has a name that another has, or no proper one.
 fn check(mut points: Vec<Point>) -> Result<Vec<Point>> {
     let mut seen: BTreeMap<&str, &Point> = BTreeMap::new();
@@ -124,6 +159,12 @@ mod tests {
         for name in ["nobody.a.b", "agent.a", "agent.A.b", "agent.a."] {
             assert!(check(points(&format!("c.pass(\"{name}\");"))).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn a_test_names_a_point_by_its_name_or_its_nth_passing_and_its_call_does_not() {
+        assert!(names("at(\"agent.a.b\")", "agent.a.b") && names("\"agent.a.b@2\"", "agent.a.b"));
+        assert!(!names("crash.pass(\"agent.a.b\")", "agent.a.b") && !names("\"agent.a.bc\"", "agent.a.b"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::prover::null::NullProver;
 use crate::prover::{COMMIT_1_FILE, PRE_COMMIT_1_FILE};
 
 mod content;
+mod deaths;
 mod foreign;
 mod layers;
 
