@@ -27,6 +27,9 @@ use crate::token::{ApiInfo, Token};
 /// How long a call may take; one that writes many records takes longest.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
+/// No answer may be larger. A full node's pool of messages is the largest that is asked for.
+const ANSWER_BYTES_MAX: u32 = 64 << 20;
+
 /// A connection to the API of one process.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -187,6 +190,7 @@ pub(super) fn connect(
         false => builder,
     };
     builder
+        .max_response_size(ANSWER_BYTES_MAX)
         .set_headers(headers)
         .request_timeout(answer_within)
         .set_http_middleware(service)

@@ -161,8 +161,12 @@ impl State {
 
     /// A message with its nonce, unless it is unknown or was thrown away.
     pub fn sent(&self, id: &ChainMessageId) -> Option<(u64, &Body)> {
-        let (nonce, body) = self.bodies.get(id).filter(|_| !self.dropped.contains(id))?;
-        Some((*nonce, body))
+        self.taken(id).filter(|_| !self.dropped.contains(id))
+    }
+
+    /// A message with its nonce, whatever became of it.
+    pub fn taken(&self, id: &ChainMessageId) -> Option<(u64, &Body)> {
+        self.bodies.get(id).map(|(nonce, body)| (*nonce, body))
     }
 
     /// What landed at `epoch`, in no order.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use data_encoding::BASE64URL_NOPAD;
 use sealfarm_common::address::ActorAddress;
 use sealfarm_common::clock::Clock;
 use sealfarm_common::exit::{ExitCode, ExitError};
@@ -10,6 +11,7 @@ use sealfarm_common::membership::Wallets;
 use sealfarm_common::rpc::{Caller, NodeClient, NodeError};
 use sealfarm_common::sector::{MinerId, ProverKind, SectorSize};
 use sealfarm_common::tls::ClientTls;
+use sealfarm_common::token::Token;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +58,11 @@ impl LotusChain {
     pub async fn open(setup: LotusSetup) -> Result<Self, ExitError> {
         let LotusSetup { place, tls, miner, sector_size, prover, network: meant, confidence, clock } = setup;
         let Place { info, source } = place;
+        if let Some(allowed) = info.token.as_ref().and_then(allowed_by).filter(|all| !may_sign(all)) {
+            let message =
+                format!("the token of {source} allows {}, and `sign` is needed", allowed.join(", "));
+            return Err(ExitError::new(ExitCode::Refused, message).next(source.renew_token()));
+        }
         let keys = Keys { section: "[Chain]", address: "the node's address" };
         let node = Node::new(NodeClient::new(&info, Caller { tls, keys })?, miner);
         let asked = |error| unanswered(error, &source);
@@ -96,6 +103,22 @@ impl LotusChain {
         let _stop_at_drop = stop.clone().drop_guard();
         Ok(Self { node, network, sector_size, policy, wallets, heads, stop, _stop_at_drop })
     }
+}
+
+/// What a token says that it allows; `None` where it is none of Lotus's. Only the node can tell if it is true.
+fn allowed_by(token: &Token) -> Option<Vec<String>> {
+    #[derive(serde::Deserialize)]
+    struct Claims {
+        #[serde(rename = "Allow")]
+        allow: Vec<String>,
+    }
+    let claims = token.expose().split('.').nth(1)?;
+    let claims = BASE64URL_NOPAD.decode(claims.as_bytes()).ok()?;
+    serde_json::from_slice(&claims).ok().map(|claims: Claims| claims.allow)
+}
+
+fn may_sign(allowed: &[String]) -> bool {
+    allowed.iter().any(|permission| permission == "sign")
 }
 
 /// A node that gave no answer at all.

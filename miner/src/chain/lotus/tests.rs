@@ -259,8 +259,10 @@ async fn a_node_that_does_not_fit_is_refused_with_what_is_wrong_and_the_next_ste
     let wrong = of(token(Some(Token::from("a.b.c".to_owned()))));
     check(wrong, Exit::Refused, &["401", "FULLNODE_API_INFO", &served.address.base_url()]).await;
     check(of(token(None)), Exit::Refused, &["401", "auth api-info"]).await;
-    let weak = of(token(Some(rpc::create_token(&secret, Permission::Read, None))));
-    check(weak, Exit::Refused, &["401", "auth api-info"]).await;
+    for weak in [Permission::Read, Permission::Write] {
+        let weak = of(token(Some(rpc::create_token(&secret, weak, None))));
+        check(weak, Exit::Refused, &["allows read", "`sign`", "auth api-info"]).await;
+    }
 
     // A port that was free a moment ago.
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

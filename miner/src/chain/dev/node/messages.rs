@@ -98,7 +98,10 @@ async fn push(actors: &Actors, message: Message, spec: Option<SendSpec>) -> Resu
         }
     };
     let cid = cid_of(&id)?;
-    Ok(SignedMessage { message: sent(receiver, &*receiver.state()?, cid)?, cid: Link(cid) })
+    let state = receiver.state()?;
+    // Lotus too gives a message that it has under the uuid, whatever became of it.
+    let (nonce, body) = state.taken(&id).ok_or_else(|| unknown(cid))?;
+    Ok(SignedMessage { message: in_json(receiver, &state, nonce, body), cid: Link(cid) })
 }
 
 fn pending(actors: &Actors) -> Result<Vec<SignedMessage>, ExitError> {
@@ -131,12 +134,16 @@ fn unknown(id: Cid) -> ExitError {
 /// A message that was pushed once.
 fn sent(actor: &Actor, state: &State, id: Cid) -> Result<Message, ExitError> {
     let (nonce, body) = state.sent(&ChainMessageId(id.to_string())).ok_or_else(|| unknown(id))?;
+    Ok(in_json(actor, state, nonce, body))
+}
+
+fn in_json(actor: &Actor, state: &State, nonce: u64, body: &Body) -> Message {
     let (method, params) = body.encode();
     let value = match body {
         Body::PreCommit(_) => state.ledger().genesis().deposit.clone(),
         Body::ProveCommit(_) => TokenAmount::default(),
     };
-    Ok(Message {
+    Message {
         version: 0,
         to: actor.address,
         from: actor.worker(),
@@ -147,7 +154,7 @@ fn sent(actor: &Actor, state: &State, id: Cid) -> Result<Message, ExitError> {
         gas_premium: Atto::default(),
         method,
         params: Base64(params),
-    })
+    }
 }
 
 fn parent_messages(actors: &Actors, block: Link) -> Result<Vec<TipsetMessage>, ExitError> {

@@ -158,6 +158,14 @@ async fn a_message_is_judged_taken_once_for_a_uuid_and_found_where_it_landed() {
     let carried = filecoin(&table, "ChainGetParentMessages", json!([found["TipSet"][0]])).await;
     assert_eq!(carried[0]["Cid"], *id);
     assert_eq!(filecoin(&table, "ChainGetMessage", json!([id])).await, carried[0]["Message"]);
+    ask(&table, method::REORG.name, json!({"epochs": 1, "drop_messages": true})).await.unwrap();
+    assert_eq!(push().await["CID"], *id, "whatever became of it");
+    let lost = ask(&table, "Filecoin.ChainGetMessage", json!([id])).await.unwrap_err();
+    assert!(lost.contains("could not find"), "{lost}");
+    let other =
+        json!({"MaxFee": "0", "MsgUuid": "08080808-0808-0808-0808-080808080808", "MaximizeFeeCap": false});
+    filecoin(&table, "MpoolPushMessage", json!([message(&deposit), other])).await;
+    reach(&chain, 2).await;
     let again =
         ask(&table, "Filecoin.GasEstimateMessageGas", json!([message(&deposit), null_spec(), []])).await;
     assert!(again.unwrap_err().contains("message execution failed (exit=[16]"));
