@@ -94,6 +94,11 @@ pub fn open(
         let room = store.expect_room_for(sealing.proof.sector_size(), sealing.prover);
         room.map_err(|e| store_failure(&e))?;
     }
+    if task.task == TaskKind::PreCommit1 {
+        // What a dead machine left holds room, its names of layers that are in the store too.
+        let swept = sweep(store).map_err(|e| store_failure(&e))?;
+        tracing::debug!(swept, "attempts of dead workers removed");
+    }
     let dir = AttemptDir::create(store, sector, task.task, attempt).map_err(|e| store_failure(&e))?;
     let layers = labels::resume(store, task, manifest.as_ref(), &dir, crash)?;
     Ok(Opened::Run(Box::new(Attempt {

@@ -54,6 +54,24 @@ fn a_killed_pre_commit_1_goes_on_behind_its_last_layer_on_whatever_worker() {
 }
 
 #[test]
+fn what_a_dead_machine_left_goes_when_its_pre_commit_1_is_begun_again_and_the_layers_stay() {
+    let site = Site::new();
+    site.run_through(TaskKind::AddPiece);
+    let attempt = site.attempt();
+    attempt.rehearse_layer(1).unwrap();
+    // Its lock goes with the machine, and nobody removes its directory.
+    let (dir, dead) = (attempt.dir.path().to_owned(), Uuid::new_v4());
+    let left = site.store.attempt(dead);
+    fs::create_dir_all(left.join("cache")).unwrap();
+    let layer = format!("cache/{}/sc-02-data-layer-1.dat", site.sector());
+    fs::hard_link(dir.join(&layer), left.join("cache/layer")).unwrap();
+    fs::write(left.with_extension("lock"), "").unwrap();
+    let next = site.attempt();
+    assert_eq!(next.resumed_layers(), 1);
+    assert!(!left.exists() && dir.exists(), "the first attempt lives");
+}
+
+#[test]
 fn the_first_layer_that_is_not_what_was_recorded_is_made_again_and_all_behind_it() {
     type Harm = fn(&Path);
     let harms: [Harm; 4] = [
