@@ -65,6 +65,8 @@ pub struct Around {
     pub place: Option<JobPlace>,
     /// What the agent said of itself last: kinds of task it has no worker for.
     pub missing_workers: Vec<TaskKind>,
+    /// Why its agent begins no sector, where it waits for it to.
+    pub begins_none: Option<String>,
     /// Whether another site could take it.
     pub elsewhere: Result<AgentId, NoAgent>,
 }
@@ -162,6 +164,13 @@ fn of_a_site(record: &SectorRecord, around: &Around) -> (String, String) {
             ),
         },
         Standing::Live => match &around.place {
+            Some(JobPlace::AtHub) if around.begins_none.is_some() => (
+                format!(
+                    "of {agent}, which is live and begins no sector: {}; the job waits at the hub",
+                    around.begins_none.as_deref().unwrap_or_default()
+                ),
+                format!("`sealfarm-miner sectors move {number} --to auto` gives it to another site"),
+            ),
             Some(JobPlace::AtHub) => (
                 format!("of {agent}, which is live; the job waits at the hub"),
                 "look at `sealfarm-agent info` there: it takes as many jobs as it has room for".to_owned(),
@@ -188,6 +197,12 @@ fn of_a_site(record: &SectorRecord, around: &Around) -> (String, String) {
     }
 }
 
+/// Why `agent` begins no sector, if it does not: a job of `kind` that begins one waits for that.
+pub fn begins_none(members: &Members, agent: &AgentId, kind: JobKind) -> Option<String> {
+    let info = members.member(agent).filter(|_| kind == JobKind::PreCommit).map(|member| &member.info)?;
+    if info.draining { Some("it drains".to_owned()) } else { info.condition.paused.clone() }
+}
+
 /// The kinds of task a job of `kind` needs and no worker of the agent does.
 pub fn missing_workers(members: &Members, agent: &AgentId, kind: JobKind) -> Vec<TaskKind> {
     let Some(member) = members.member(agent) else { return Vec::new() };
@@ -205,7 +220,8 @@ mod tests {
     fn check(state: &str, standing: Standing, place: Option<JobPlace>, expected: Expect) {
         let (_, record) = records().into_iter().find(|(name, _)| *name == state).unwrap();
         let none = NoAgent { lacks: vec![("site-2".parse().unwrap(), "is draining".to_owned())] };
-        let around = Around { standing, place, missing_workers: vec![], elsewhere: Err(none) };
+        let around =
+            Around { standing, place, missing_workers: vec![], begins_none: None, elsewhere: Err(none) };
         let (turn, next) = explain(&record, &around);
         expected.assert_eq(&format!("{turn} | {next}"));
     }

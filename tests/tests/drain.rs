@@ -159,3 +159,50 @@ fn a_benched_worker_is_listed_with_the_reason_and_works_again_once_an_operator_s
     assert_eq!(all_proving(&farm, "site-1"), 1);
     farm.stop().unwrap();
 }
+
+#[test]
+fn a_sector_that_a_draining_site_had_not_begun_says_so_and_is_moved_by_command() {
+    let options = FarmOptions {
+        prover: "null".to_owned(),
+        agents: 2,
+        epoch_duration: "50ms".to_owned(),
+        challenge_delay: 1,
+        null_durations: vec!["pre-commit-1=5s".to_owned()],
+        environment: vec![("SEALFARM_MAX_SECTORS_IN_FLIGHT", "1".to_owned())],
+        ..FarmOptions::default()
+    };
+    let scratch = Scratch::new("drain-waiting").unwrap();
+    let farm = Farm::start(&Tools::locate().unwrap(), &scratch, &options, |_| ()).unwrap();
+    pledge(&farm, 6);
+    farm.agent_command(0, &["drain"]).unwrap().success().unwrap();
+    until_draining(&farm, true);
+    let waiting: Vec<String> = farm
+        .miner_json(&["jobs", "list"])
+        .unwrap()
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|job| job["agent"] == "site-1" && job["place"] == "hub" && job["kind"] == "pre-commit")
+        .map(|job| job["sector"].to_string())
+        .collect();
+    assert!(!waiting.is_empty(), "{}", farm.miner_json(&["jobs", "list"]).unwrap());
+    for number in &waiting {
+        let why = farm.miner_json(&["jobs", "why", number]).unwrap();
+        assert!(why["turn"].as_str().unwrap().contains("begins no sector: it drains"), "{why}");
+        assert!(why["next"].as_str().unwrap().contains("sectors move"), "{why}");
+    }
+    let moved: Vec<&str> = waiting.iter().map(String::as_str).collect();
+    let order = [&["sectors", "move"][..], &moved, &["--to", "site-2"]].concat();
+    farm.miner_command(&order).unwrap().success().unwrap();
+    until("every sector Proving", || {
+        let rows = farm.sectors()?;
+        ensure!(rows.iter().all(|row| row.state == "Proving"), "{rows:?}");
+        Ok(())
+    });
+    let rows = farm.sectors().unwrap();
+    for number in &waiting {
+        let row = rows.iter().find(|row| row.number.to_string() == *number).unwrap();
+        assert_eq!(row.agent.as_deref(), Some("site-2"), "{row:?}");
+    }
+    farm.stop().unwrap();
+}

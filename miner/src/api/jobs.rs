@@ -75,6 +75,8 @@ impl Context {
         let (turn, next) = {
             let members = self.members.borrow();
             let missing = job.as_ref().map(|job| why::missing_workers(&members, &record.agent, job.kind()));
+            let begins_none =
+                job.as_ref().and_then(|job| why::begins_none(&members, &record.agent, job.kind()));
             let loads = BTreeMap::new();
             let elsewhere = |agent: &AgentId| *agent != record.agent;
             let placed = placement::place_where(&members, &loads, record.size, record.prover, elsewhere);
@@ -82,6 +84,7 @@ impl Context {
                 standing: Standing::of(&members, &record.agent, self.clock.now(), self.dead_after),
                 place: place.clone(),
                 missing_workers: missing.unwrap_or_default(),
+                begins_none,
                 elsewhere: placed,
             };
             why::explain(&record, &around)
