@@ -24,6 +24,10 @@ impl Place {
     }
 
     fn miner(&self, arguments: &[&str]) -> Output {
+        self.miner_with(&[], arguments)
+    }
+
+    fn miner_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sealfarm-miner"));
         for name in [
             "LOTUS_STORAGE_PATH",
@@ -36,6 +40,7 @@ impl Place {
         ] {
             command.env_remove(name);
         }
+        command.envs(variables.iter().copied());
         command.current_dir(self.dir.path()).arg("--repo").arg(self.path("lotusstorage")).args(arguments);
         command.output().unwrap()
     }
@@ -87,6 +92,26 @@ fn init_makes_a_whole_store_and_a_second_one_changes_nothing() {
     place.refused(&INIT, &["lotusstorage exists and is not empty"]);
     place.refused(&["init", "--actor", "t02000"], &["lotusstorage exists and is not empty"]);
     assert_eq!(fs::read_dir(place.dir.path()).unwrap().count(), 1, "nothing is left beside it");
+}
+
+#[test]
+fn a_store_for_a_full_nodes_chain_shows_where_its_path_comes_from_and_no_token() {
+    let place = Place::new();
+    place.done(&[&INIT[..], &["--chain", "lotus", "--network", "devchain-null"]].concat());
+    let config = fs::read_to_string(place.path("lotusstorage/config.toml")).unwrap();
+    for line in ["Kind = \"lotus\"", "LotusPath = \"~/.lotus\"", "Network = \"devchain-null\""] {
+        assert!(config.contains(line), "{line} is missing in: {config}");
+    }
+    let variables =
+        [("LOTUS_PATH", "/data/lotus"), ("FULLNODE_API_INFO", "s3cret:/ip4/127.0.0.1/tcp/1/http")];
+    let output = place.miner_with(&variables, &["config", "show", "--json"]);
+    let shown = String::from_utf8(output.stdout).unwrap();
+    let settings: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let path =
+        serde_json::json!({"value": "/data/lotus", "origin": {"from": "environment", "name": "LOTUS_PATH"}});
+    assert_eq!(settings["Chain.LotusPath"], path);
+    assert_eq!(settings["Chain.ApiInfo"]["origin"]["name"], "FULLNODE_API_INFO");
+    assert!(!shown.contains("s3cret"), "{shown}");
 }
 
 #[test]
