@@ -21,6 +21,7 @@
 //! | invalid-output | 3, each by another worker | the job fails |
 //! | input, deadline | 1 | the job fails |
 //!
+//! An output that was found wrong before, and is given again, is a failure of class `compute`.
 //! An output that cannot be right is a failure of class `invalid-output`, whatever the worker says of
 //! it: its record is distrusted, so that the phase runs again. The driver benches whoever made it.
 //!
@@ -299,17 +300,32 @@ pub fn doubts(job: &Job, manifest: Option<&Manifest>) -> Vec<Doubt> {
     TaskKind::of_job(job.kind()).iter().filter_map(doubt).collect()
 }
 
-/// `result` as it is to be understood: an output that cannot be right is a failure, and its job does
-/// not trust the records that hold such outputs.
+/// `result` as it is to be understood: an output that cannot be right, or was found wrong before, is a
+/// failure, and its job does not trust the records that hold such outputs.
 pub fn judged(mut result: TaskResult, manifest: Option<&Manifest>) -> TaskResult {
     let doubts = doubts(&result.task.job, manifest);
     result.task.job = result.task.job.distrusting(doubts.into_iter().map(|doubt| doubt.distrust));
-    if let Outcome::Done(output) = &result.outcome
-        && let Err(reason) = output.check_plausible(result.task.job.ask.sealing().proof)
-    {
-        result.outcome = Outcome::Failed(Failure::new(FailureClass::InvalidOutput, reason));
+    if let Outcome::Done(output) = &result.outcome {
+        let task = &result.task;
+        let failure = match output.check_plausible(task.job.ask.sealing().proof) {
+            Err(reason) => Some(Failure::new(FailureClass::InvalidOutput, reason)),
+            Ok(()) => wrong_again(task, output),
+        };
+        if let Some(failure) = failure {
+            result.outcome = Outcome::Failed(failure);
+        }
     }
     result
+}
+
+/// The failure that an output is which was found wrong before. Who made it first is benched for it; where
+/// it comes again the fault may as well lie in what it was made from, so nobody else is.
+fn wrong_again(task: &Task, output: &TaskOutput) -> Option<Failure> {
+    let wrong = |distrust: &Distrust| distrust.task == task.task && distrust.output == output.digest();
+    task.job.distrusts.iter().any(wrong).then(|| {
+        let reason = format!("{} gave once more the output that was found wrong before", task.task);
+        Failure::new(FailureClass::Compute, reason)
+    })
 }
 
 /// Spreads the retries of many tasks, the same way each time: 0 to 1 from the task's id.

@@ -7,6 +7,7 @@ use sealfarm_common::job::{Job, JobAsk, JobOutput, Outcome};
 use sealfarm_common::removal::{Removal, RemovalError};
 use sealfarm_common::task::TaskKind;
 use sealfarm_nats::bus::{Headers, Message};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::driver::Shared;
 
@@ -20,10 +21,8 @@ impl Shared {
             let failure = Failure::new(FailureClass::Input, reason);
             return self.finish(job, None, Outcome::Failed(failure)).await;
         }
-        let (store, asked, crash) = (self.store().clone(), job.clone(), self.crash().clone());
-        let forgotten = move || crash.pass("agent.remove.manifest-put");
-        let removed = tokio::task::spawn_blocking(move || store.remove_sector(&asked, forgotten)).await;
-        let outcome = match removed.map_err(|error| error.to_string())? {
+        let forgotten = || self.crash().pass("agent.remove.manifest-put");
+        let outcome = match in_place(|| self.store().remove_sector(job, forgotten)) {
             Ok(Removal { files, bytes }) => {
                 tracing::info!(sector = %job.sector.number, job = %job.id, files, bytes, "sector removed");
                 Outcome::Done(JobOutput::Removed { files, bytes })
@@ -53,5 +52,14 @@ impl Shared {
         self.site_bus().tell(cancel).await.map_err(|error| error.to_string())?;
         self.end_flights_of(number);
         self.finish(job, None, outcome).await
+    }
+}
+
+/// Runs what waits for the disk. On a runtime of several threads, tasks that wait for this thread go to
+/// another one; with one thread, as in a simulation, the order of everything stays the same each time.
+fn in_place<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }

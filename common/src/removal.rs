@@ -69,7 +69,9 @@ impl Store {
                 }
             }
             None => {
-                if let Some(path) = places.first().cloned() {
+                // An add-piece that was killed before its record leaves its file, and no manifest yet.
+                let unsealed = self.unsealed(sector);
+                if let Some(path) = places.iter().find(|path| **path != unsealed).cloned() {
                     return Err(RemovalError::Unknown { sector, path });
                 }
             }
@@ -188,6 +190,15 @@ mod tests {
         let refused = store.remove_sector(&other, || ()).unwrap_err();
         assert!(matches!(refused, RemovalError::Unknown { .. }), "{refused}");
         assert!(store.sealed(other.sector).exists());
+    }
+
+    #[test]
+    fn what_an_add_piece_left_that_was_killed_before_its_record_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(&dir.path().join("store"), MinerId(1000), &agent()).unwrap();
+        fs::write(store.unsealed(SECTOR), [0; 100]).unwrap();
+        assert_eq!(store.remove_sector(&job(4), || ()).unwrap(), Removal { files: 1, bytes: 100 });
+        assert!(!store.unsealed(SECTOR).exists());
     }
 
     #[test]

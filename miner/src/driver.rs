@@ -95,8 +95,9 @@ pub struct Driver {
     leadership: watch::Receiver<Leadership>,
     shutdown: CancellationToken,
     commands: mpsc::Receiver<Command>,
-    /// Leaderships up to this revision are over, whatever etcd has said so far.
-    outdated: i64,
+    /// The leadership of this revision is over, whatever etcd has said so far. Others may be lower: where
+    /// etcd was made anew, its revisions begin again.
+    outdated: Option<i64>,
 }
 
 impl Driver {
@@ -105,7 +106,7 @@ impl Driver {
         let (sender, commands) = mpsc::channel(COMMANDS_WAITING_MAX);
         let io = Arc::new(Io::new(&parts));
         let Parts { members, leadership, shutdown, .. } = parts;
-        (Handle::new(sender), Self { io, members, leadership, shutdown, commands, outdated: 0 })
+        (Handle::new(sender), Self { io, members, leadership, shutdown, commands, outdated: None })
     }
 
     /// Acts while this process leads, stands by while it does not, until the shutdown token is
@@ -117,7 +118,7 @@ impl Driver {
                 Ended::Shutdown => return,
                 Ended::Lost => tracing::warn!("this miner does not lead any more; standing by"),
                 Ended::Deposed => {
-                    self.outdated = revision;
+                    self.outdated = Some(revision);
                     tracing::warn!("another miner has led since this one was elected; standing by");
                 }
                 Ended::Broken => {
@@ -134,7 +135,7 @@ impl Driver {
                 return None;
             }
             match *self.leadership.borrow_and_update() {
-                Leadership::Leader { fence_revision } if fence_revision > self.outdated => {
+                Leadership::Leader { fence_revision } if self.outdated != Some(fence_revision) => {
                     return Some(fence_revision);
                 }
                 _ => {}

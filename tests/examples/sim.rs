@@ -89,10 +89,10 @@ fn main() -> Result<ExitCode> {
 }
 
 fn print(summary: &Summary) {
-    let Summary { storms, sectors, deaths, faults, .. } = summary;
+    let Summary { storms, sectors, failed, deaths, faults, .. } = summary;
     let hours = summary.lasted.as_secs_f64() / 3600.0;
     println!(
-        "{storms} storms, nothing broken: {sectors} sectors, {hours:.1} h of virtual time in {:.1} s",
+        "{storms} storms, nothing broken: {sectors} sectors, {failed} of them failed for a reason, {hours:.1} h of virtual time in {:.1} s",
         summary.took.as_secs_f64()
     );
     println!("{deaths} processes died; {faults} messages were lost, repeated or late by chance");

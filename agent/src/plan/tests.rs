@@ -284,6 +284,32 @@ fn what_the_miner_distrusts_is_made_again_and_only_that() {
 }
 
 #[test]
+fn an_output_that_was_found_wrong_and_comes_again_is_a_failed_computation_and_not_asked_for_without_end() {
+    let wrong = output(TaskKind::Commit2, 5);
+    let distrust = Distrust { task: TaskKind::Commit2, worker: None, output: wrong.digest() };
+    let known = manifest(Some(TaskKind::Commit2));
+    let mut given = Task::new(commit(2, 1, 5).distrusting([distrust]), TaskKind::Commit2, 0);
+    let mut kinds = Vec::new();
+    let verdict = loop {
+        let judged = judged(result(given, Outcome::Done(wrong.clone())), Some(&known));
+        match follow(&judged, Some(&known), 2, NOW) {
+            Follow::Publish { task, .. } => {
+                kinds.push(task.task);
+                // Where it goes back to commit 1, that gives what it gave.
+                given = Task { task: TaskKind::Commit2, ..*task };
+            }
+            other => break followed(&other),
+        }
+        assert!(kinds.len() < 10, "{kinds:?}");
+    };
+    use TaskKind::{Commit1, Commit2};
+    assert_eq!(
+        (kinds[..4].to_vec(), verdict.as_str()),
+        (vec![Commit2, Commit2, Commit2, Commit1], "failed: compute")
+    );
+}
+
+#[test]
 fn failures_of_the_surroundings_never_end_and_wait_longer_each_time() {
     let wait = |round| match after(&task(TaskKind::PreCommit1, round, 0), FailureClass::Infra, None, NOW) {
         AfterFailure::Retry { delay, .. } => delay,

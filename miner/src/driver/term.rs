@@ -366,7 +366,7 @@ impl Term {
             Done::Searched(found) => {
                 self.searching = false;
                 for (number, event) in found {
-                    self.forget_waits(number);
+                    self.forget_found(number, &event);
                     self.take_answer(number, event);
                 }
             }

@@ -20,6 +20,7 @@ use super::*;
 use crate::chain::dev::{DevChain, DevChainConfig, DevChainSetup};
 use crate::chain::verifier::NullVerifier;
 
+mod late_chain;
 mod moving;
 mod reorgs;
 mod take_over;
@@ -268,10 +269,20 @@ impl Farm {
         leadership: watch::Receiver<Leadership>,
         tenure: Tenure,
     ) -> (Handle, CancellationToken, tokio::task::JoinHandle<()>) {
+        self.candidate_on(self.chain.clone(), leadership, tenure)
+    }
+
+    /// The same, which sees the chain its own way.
+    fn candidate_on(
+        &self,
+        chain: Arc<dyn Chain>,
+        leadership: watch::Receiver<Leadership>,
+        tenure: Tenure,
+    ) -> (Handle, CancellationToken, tokio::task::JoinHandle<()>) {
         let shutdown = CancellationToken::new();
         let (handle, driver) = Driver::new(Parts {
             bus: self.bus.clone(),
-            chain: self.chain.clone(),
+            chain,
             verifier: Arc::new(NullVerifier),
             members: self.members.subscribe(),
             leadership,

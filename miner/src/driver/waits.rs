@@ -15,6 +15,19 @@ impl Term {
         self.unsearched.remove(&number);
     }
 
+    /// A message that was found is not looked for any more. The sector may wait for another one by now,
+    /// as after a reorg that came while the chain was being asked.
+    pub(super) fn forget_found(&mut self, number: SectorNumber, event: &SectorEvent) {
+        let is_watched = self.watched.get(&number).is_some_and(|(uuid, message)| match event {
+            SectorEvent::Landed { message: found, .. } => found == message,
+            SectorEvent::Lost { uuid: lost } => lost == uuid,
+            _ => false,
+        });
+        if is_watched {
+            self.forget_waits(number);
+        }
+    }
+
     /// Begins what is not published but asked or waited for.
     pub(super) fn carry_out(&mut self, number: SectorNumber, effects: &[Effect]) {
         for effect in effects {

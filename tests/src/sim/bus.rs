@@ -22,12 +22,57 @@ use super::stream::Taken;
 pub struct SimBus {
     server: Arc<SimServer>,
     link: Arc<Link>,
+    bug: Option<BusBug>,
 }
+
+/// What a process does wrong with its bus, where a storm plants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BusBug {
+    /// It acknowledges what it gets from streams whose names end so, before anything follows from it.
+    AcknowledgesOnReceipt {
+        /// The end of the name.
+        of: &'static str,
+    },
+    /// It goes on before an entry is written.
+    AnswersBeforeItWrites,
+    /// It writes over whatever entry is there.
+    WritesOver,
+}
+
+/// How much later an entry is written whose writer went on before.
+const WRITTEN_LATE: Duration = Duration::from_secs(2);
 
 impl SimBus {
     /// A connection across `link`.
     pub fn new(server: &Arc<SimServer>, link: Arc<Link>) -> Self {
-        Self { server: Arc::clone(server), link }
+        Self { server: Arc::clone(server), link, bug: None }
+    }
+
+    /// The same, of a process that does something wrong.
+    #[must_use]
+    pub(super) fn with_bug(self, bug: Option<BusBug>) -> Self {
+        Self { bug, ..self }
+    }
+
+    /// What becomes of a write by a process that does it wrongly; `None` where it does not.
+    fn write_wrongly(&self, bucket: &str, key: &str, value: &Bytes, expected: u64) -> Option<u64> {
+        match self.bug? {
+            BusBug::AnswersBeforeItWrites => {
+                let revision = self.server.lock().bucket(bucket).ok()?.next_revision(key, expected)?;
+                let (server, value) = (self.server.clone(), value.clone());
+                let (bucket, key) = (bucket.to_owned(), key.to_owned());
+                tokio::spawn(async move {
+                    sleep_until(Instant::now() + WRITTEN_LATE).await;
+                    server.put(&bucket, &key, value, expected)
+                });
+                Some(revision)
+            }
+            BusBug::WritesOver => {
+                let there = self.server.lock().bucket(bucket).ok()?.entry(key)?.revision;
+                self.server.put(bucket, key, value.clone(), there).ok().flatten()
+            }
+            BusBug::AcknowledgesOnReceipt { .. } => None,
+        }
     }
 
     /// A connection without faults, of a process that does not die.
@@ -74,6 +119,9 @@ impl SimBus {
             1 => format!("gets {}", taken.message.subject),
             nth => format!("gets {} for the {nth}. time", taken.message.subject),
         });
+        if matches!(self.bug, Some(BusBug::AcknowledgesOnReceipt { of }) if stream.ends_with(of)) {
+            let _ = self.server.acknowledge(stream, consumer, taken.sequence);
+        }
         if self.link.chance(plan.delivered_twice) {
             let mut state = self.server.lock();
             if let Ok(stream) = state.stream(stream) {
@@ -311,6 +359,9 @@ impl Bus for SimBus {
             return self.link.unanswered(&action).await;
         }
         let operation = async {
+            if let Some(revision) = self.write_wrongly(bucket, key, &value, expected) {
+                return Ok(revision);
+            }
             let put = self.server.put(bucket, key, value, expected)?;
             self.link.note(|| format!("{action}: {put:?}"));
             put.ok_or_else(|| BusError::Conflict { bucket: bucket.to_owned(), key: key.to_owned(), expected })

@@ -1,10 +1,12 @@
 //! The chain as one simulated miner process sees it: watched, and now and then not answering.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use sealfarm_common::commitment::{CommR, Seed};
+use sealfarm_common::job::named_id;
 use sealfarm_common::sector::SectorNumber;
 use sealfarm_miner::chain::{
     AllocatedNumbers, Chain, ChainEpoch, ChainError, ChainMessageId, Head, Landed, Policy, PreCommitInfo,
@@ -49,18 +51,31 @@ pub struct WatchedChain {
     link: Arc<Link>,
     log: MessageLog,
     watch: Option<(Arc<dyn ChainWitness>, watch::Receiver<Head>)>,
+    /// Pushes so far, where each is given a uuid of its own: a bug that a storm plants.
+    pushes: Option<AtomicU64>,
 }
 
 impl WatchedChain {
     /// `chain` across `link`; what is pushed is noted in `log`.
     pub fn new(chain: Arc<dyn Chain>, link: Arc<Link>, log: MessageLog) -> Self {
-        Self { chain, link, log, watch: None }
+        Self { chain, link, log, watch: None, pushes: None }
     }
 
     /// The same with a witness, and with the heads as `heads` tells them: these may come late.
     #[must_use]
     pub fn with_witness(self, witness: Arc<dyn ChainWitness>, heads: watch::Receiver<Head>) -> Self {
         Self { watch: Some((witness, heads)), ..self }
+    }
+
+    /// The same, wrongly: each push goes under another uuid than the one it was given.
+    #[must_use]
+    pub(super) fn with_new_uuids(self, wrong: bool) -> Self {
+        Self { pushes: wrong.then(AtomicU64::default), ..self }
+    }
+
+    fn uuid(&self, asked: Uuid) -> Uuid {
+        let Some(pushes) = &self.pushes else { return asked };
+        named_id(&format!("{asked} {}", pushes.fetch_add(1, Ordering::Relaxed)))
     }
 
     fn arrives(&self, number: SectorNumber, comm_r: Option<CommR>, uuid: Uuid) {
@@ -137,6 +152,7 @@ impl Chain for WatchedChain {
         uuid: Uuid,
     ) -> Result<ChainMessageId, ChainError> {
         self.carry(async {
+            let uuid = self.uuid(uuid);
             self.arrives(params.number, Some(params.comm_r), uuid);
             let id = self.chain.push_pre_commit(params, uuid).await?;
             self.taken(params.number, "pre-commit", &id);
@@ -151,6 +167,7 @@ impl Chain for WatchedChain {
         uuid: Uuid,
     ) -> Result<ChainMessageId, ChainError> {
         self.carry(async {
+            let uuid = self.uuid(uuid);
             self.arrives(params.number, None, uuid);
             let id = self.chain.push_prove_commit(params, uuid).await?;
             self.taken(params.number, "prove-commit", &id);

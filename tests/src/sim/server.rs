@@ -245,6 +245,12 @@ impl Bucket {
         self.entries.values().cloned().collect()
     }
 
+    /// What a write over `expected` would answer now.
+    pub(super) fn next_revision(&self, key: &str, expected: u64) -> Option<u64> {
+        let revision = self.entries.get(key).map_or(0, |entry| entry.revision);
+        (revision == expected).then_some(self.last + 1)
+    }
+
     /// Writes if the key is at `expected`; otherwise answers `None`.
     pub(super) fn put(&mut self, key: &str, value: Bytes, expected: u64) -> Option<u64> {
         let revision = self.entries.get(key).map_or(0, |entry| entry.revision);

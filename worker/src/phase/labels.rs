@@ -115,7 +115,7 @@ fn forget_behind(
 
 impl Attempt {
     /// How many layers an earlier attempt had made, and this one has.
-    pub(crate) fn resumed_layers(&self) -> u32 {
+    pub fn resumed_layers(&self) -> u32 {
         self.layers.resumed()
     }
 

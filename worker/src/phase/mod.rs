@@ -300,12 +300,15 @@ impl Attempt {
     }
 
     /// How the job's sector is sealed.
-    pub(crate) fn sealing(&self) -> &Sealing {
+    pub fn sealing(&self) -> &Sealing {
         self.task.job.ask.sealing()
     }
 
     /// Lets the null prover make a layer, and keeps it.
-    pub(crate) fn rehearse_layer(&self, layer: u32) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// `infra` where the store fails.
+    pub fn rehearse_layer(&self, layer: u32) -> Result<(), Failure> {
         let made = null::rehearse_layer(&self.input(&|_| {}), layer)?;
         self.keep_layer(&made);
         Ok(())

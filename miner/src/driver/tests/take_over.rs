@@ -123,3 +123,20 @@ async fn where_etcd_was_made_anew_its_low_revisions_still_outdate_what_the_recor
     until_proving(&new, 1).await;
     assert_eq!(farm.records()[0].leader, 5_007);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_deposed_leader_leads_again_where_etcd_was_made_anew_and_its_revisions_are_low() {
+    let farm = Farm::new().await;
+    farm.agent_joins("site-1");
+    let (tell_first, first) = watch::channel(Leadership::Leader { fence_revision: 5_000 });
+    let (first, ..) = farm.candidate(first, Tenure::unlimited());
+    first.pledge(1).await.unwrap();
+    let (second, stop, ended) = farm.candidate(leads(5_001), Tenure::unlimited());
+    second.pledge(1).await.unwrap();
+    assert_eq!(first.pledge(1).await.unwrap_err(), CommandError::Standby, "it was deposed");
+    stop.cancel();
+    ended.await.unwrap();
+    tell_first.send_replace(Leadership::Leader { fence_revision: 7 });
+    let _site = farm.site("site-1");
+    until_proving(&first, 2).await;
+}

@@ -27,6 +27,8 @@ pub(super) struct SimEtcd(Mutex<State>);
 #[derive(Default)]
 struct State {
     revision: i64,
+    /// How many elections there were, whatever was forgotten since.
+    elections: u64,
     holders: u64,
     leader: Option<Leader>,
     agents: BTreeMap<AgentId, (AgentInfo, Instant)>,
@@ -35,6 +37,7 @@ struct State {
 
 struct Leader {
     holder: u64,
+    election: u64,
     fence_revision: i64,
     until: Instant,
 }
@@ -51,23 +54,33 @@ impl SimEtcd {
         state.holders
     }
 
-    /// Renews the holder's lease, or elects it where nobody leads; its fence revision where it leads.
-    fn campaign(&self, holder: u64) -> Option<i64> {
+    /// Renews the holder's lease, or elects it where nobody leads; which election that was and its fence
+    /// revision, where it leads.
+    fn campaign(&self, holder: u64) -> Option<(u64, i64)> {
         let (mut state, now) = (self.lock(), Instant::now());
         state.leader.take_if(|leader| leader.until <= now);
         if state.leader.is_none() {
             state.revision += 1;
-            let fence_revision = state.revision;
-            state.leader = Some(Leader { holder, fence_revision, until: now });
+            state.elections += 1;
+            let (election, fence_revision) = (state.elections, state.revision);
+            state.leader = Some(Leader { holder, election, fence_revision, until: now });
         }
         let leader = state.leader.as_mut().filter(|leader| leader.holder == holder)?;
         leader.until = now + TTL;
-        Some(leader.fence_revision)
+        Some((leader.election, leader.fence_revision))
     }
 
     /// Ends the leader's lease.
     pub(super) fn revoke(&self) {
         self.lock().leader = None;
+    }
+
+    /// Everything is forgotten, and revisions begin again.
+    pub(super) fn reset(&self) {
+        let mut state = self.lock();
+        (state.leader, state.revision) = (None, 0);
+        state.agents.clear();
+        state.seen.clear();
     }
 
     /// An agent's key is written under a lease that begins now.
@@ -93,6 +106,7 @@ impl SimEtcd {
 /// The leadership as one process knows it.
 #[derive(Debug, Clone, Copy)]
 struct Held {
+    election: u64,
     fence_revision: i64,
     until: Instant,
 }
@@ -107,6 +121,8 @@ pub(super) struct Candidate {
     leadership: watch::Sender<Leadership>,
     members: watch::Sender<Members>,
     held: Arc<Mutex<Option<Held>>>,
+    /// It goes on leading whatever becomes of its lease: a bug that a storm plants.
+    clings: bool,
 }
 
 impl Candidate {
@@ -125,7 +141,13 @@ impl Candidate {
             leadership: watch::Sender::new(Leadership::Standby),
             members: watch::Sender::default(),
             held: Arc::default(),
+            clings: false,
         }
+    }
+
+    /// The same, wrongly: once it leads it does not notice that it does not any more.
+    pub(super) fn clinging(self, clings: bool) -> Self {
+        Self { clings, ..self }
     }
 
     pub(super) fn leadership(&self) -> watch::Receiver<Leadership> {
@@ -138,6 +160,9 @@ impl Candidate {
 
     /// As the real one: what is begun within the last eighth of a lease may arrive too late.
     pub(super) fn tenure(&self) -> Tenure {
+        if self.clings {
+            return Tenure::unlimited();
+        }
         let held = self.held.clone();
         Tenure::from_fn(move |fence_revision| {
             let held = *held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,11 +191,20 @@ impl Candidate {
                 if tick.is_multiple_of(2) {
                     let asked = Instant::now();
                     let elected = self.etcd.campaign(holder);
-                    self.hold(elected.map(|fence_revision| Held { fence_revision, until: asked + TTL }));
+                    let held = elected.map(|(election, fence_revision)| Held {
+                        election,
+                        fence_revision,
+                        until: asked + TTL,
+                    });
+                    if held.is_some_and(|now| self.held().is_some_and(|was| was.election != now.election)) {
+                        // As the real one: between two leases it stands by.
+                        self.hold(None);
+                        tokio::task::yield_now().await;
+                    }
+                    self.hold(held);
                 }
             }
-            let over = |held: &Held| held.until <= Instant::now();
-            if self.held.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(over) {
+            if self.held().is_some_and(|held| held.until <= Instant::now()) {
                 self.hold(None);
             }
             sleep(ASK_EVERY).await;
@@ -178,7 +212,14 @@ impl Candidate {
         }
     }
 
+    fn held(&self) -> Option<Held> {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn hold(&self, held: Option<Held>) {
+        if self.clings && held.is_none() {
+            return;
+        }
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
         let now = match held {
             Some(Held { fence_revision, .. }) => Leadership::Leader { fence_revision },

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -32,9 +32,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::etcd::{Candidate, SimEtcd, register};
-use super::monitor::{AtHub, AtSite, Monitor};
+use super::monitor::Monitor;
 use super::plan::{StormPlan, Way, Who};
+use super::planted::Planted;
 use super::runner::WatchedRunner;
+use super::witness::{AtHub, AtSite};
 use crate::sim::farm::{MINER, SECTOR_SIZE, stores_dir};
 use crate::sim::life::Mortal;
 use crate::sim::{FaultPlan, Life, Link, MessageLog, Path, SimBus, SimServer, Trace, WatchedChain};
@@ -43,22 +45,27 @@ use crate::sim::{FaultPlan, Life, Link, MessageLog, Path, SimBus, SimServer, Tra
 const EPOCH: Duration = Duration::from_secs(4);
 
 /// A process, running or missing.
-struct Process {
-    life: Life,
+pub(super) struct Process {
+    pub(super) life: Life,
     _task: JoinSet<()>,
     /// When it is started again after its end.
-    back_at: Option<Instant>,
+    pub(super) back_at: Option<Instant>,
     /// So long it is missing when it dies.
-    missing: Duration,
+    pub(super) missing: Duration,
     handle: Option<miner::Handle>,
+    pub(super) agent: Option<agent::Handle>,
     /// The crash points left until it dies at one; 0: it does not.
-    points: Arc<AtomicU32>,
+    pub(super) points: Arc<AtomicU32>,
 }
 
 pub(super) struct StormSite {
     pub(super) agent: AgentId,
     pub(super) server: Arc<SimServer>,
     pub(super) store: Store,
+    /// It takes no more.
+    pub(super) full: Arc<AtomicBool>,
+    /// It has lost its store once.
+    pub(super) has_lost_files: bool,
 }
 
 /// The whole farm.
@@ -72,13 +79,14 @@ pub(super) struct StormFarm {
     pub(super) sites: Vec<StormSite>,
     pub(super) deaths: u32,
     dice: StdRng,
-    links: Vec<Arc<Link>>,
+    pub(super) links: Vec<Arc<Link>>,
     begun: Instant,
-    processes: BTreeMap<Who, Process>,
-    paths: BTreeMap<(Who, Way), Arc<Path>>,
-    clocks: BTreeMap<Who, Arc<AtomicI64>>,
+    pub(super) processes: BTreeMap<Who, Process>,
+    pub(super) paths: BTreeMap<(Who, Way), Arc<Path>>,
+    pub(super) clocks: BTreeMap<Who, Arc<AtomicI64>>,
     heads: BTreeMap<usize, Arc<watch::Sender<Head>>>,
     messages: MessageLog,
+    lied: Arc<AtomicU32>,
     _heads: JoinSet<()>,
     _stores: TempDir,
 }
@@ -133,6 +141,7 @@ impl StormFarm {
             clocks: BTreeMap::new(),
             heads,
             messages: MessageLog::default(),
+            lied: Arc::default(),
             _heads: JoinSet::new(),
             _stores: stores,
             plan,
@@ -142,10 +151,14 @@ impl StormFarm {
         };
         for site in 0..farm.plan.shape.sites {
             let agent: AgentId = format!("site-{}", char::from(b'a' + u8::try_from(site)?)).parse()?;
+            let store = Store::create(&farm._stores.path().join(agent.as_str()), MINER, &agent)?;
+            farm.monitor.has_store(site, &store);
             farm.sites.push(StormSite {
-                store: Store::create(&farm._stores.path().join(agent.as_str()), MINER, &agent)?,
+                store,
                 agent,
                 server: SimServer::watched(Arc::new(AtSite(farm.monitor.clone(), site))),
+                full: Arc::default(),
+                has_lost_files: false,
             });
         }
         farm.hand_on_heads();
@@ -193,7 +206,12 @@ impl StormFarm {
             (Way::Site, Who::Agent(site) | Who::Worker(site, _)) => &self.sites[site].server,
             _ => &self.hub,
         };
-        SimBus::new(server, link)
+        let bug = self.plan.planted.and_then(|planted| match who {
+            Who::Miner(_) => planted.of_miner(),
+            Who::Agent(_) => planted.of_agent(),
+            Who::Worker(..) => planted.of_worker(),
+        });
+        SimBus::new(server, link).with_bug(bug)
     }
 
     /// A process's crash points: it dies at one once `points` have been passed.
@@ -239,7 +257,7 @@ impl StormFarm {
         let (life, points) = (Life::unlimited(), Arc::default());
         let crash = self.crash(who, &life, &points);
         let mut task = JoinSet::new();
-        let mut handle = None;
+        let (mut handle, mut of_agent) = (None, None);
         match who {
             Who::Miner(number) => {
                 let (of_miner, main) = self.miner(who, number, &life, crash);
@@ -247,7 +265,8 @@ impl StormFarm {
                 task.spawn(end_of(main, &life));
             }
             Who::Agent(site) => {
-                let main = self.agent(who, site, &life, crash);
+                let (of_site, main) = self.agent(who, site, &life, crash);
+                of_agent = Some(of_site);
                 task.spawn(end_of(main, &life));
             }
             Who::Worker(site, number) => {
@@ -256,7 +275,7 @@ impl StormFarm {
             }
         }
         let missing = Duration::from_secs(2);
-        let process = Process { life, _task: task, back_at: None, missing, handle, points };
+        let process = Process { life, _task: task, back_at: None, missing, handle, agent: of_agent, points };
         self.processes.insert(who, process);
         Ok(())
     }
@@ -271,9 +290,11 @@ impl StormFarm {
         let (bus, chain_link) = (self.bus(who, Way::Hub, life), self.link(who, Way::Chain, life));
         let (clock, path) = (self.clock(who), self.path(who, Way::Etcd));
         let named = (who.to_string(), self.trace.clone());
-        let candidate = Candidate::new(&self.etcd, path, named, clock.clone());
+        let candidate = Candidate::new(&self.etcd, path, named, clock.clone())
+            .clinging(self.plan.planted == Some(Planted::RecordOverwritten));
         let chain = WatchedChain::new(self.chain.clone(), chain_link, self.messages.clone())
-            .with_witness(self.monitor.clone(), self.heads[&number].subscribe());
+            .with_witness(self.monitor.clone(), self.heads[&number].subscribe())
+            .with_new_uuids(self.plan.planted == Some(Planted::NewUuidAtEveryPush));
         let (handle, driver) = miner::Driver::new(miner::Parts {
             bus: Arc::new(bus),
             chain: Arc::new(chain),
@@ -286,7 +307,7 @@ impl StormFarm {
             sector_size: SECTOR_SIZE,
             prover: ProverKind::Null,
             crash,
-            limits: miner::Limits::default(),
+            limits: miner::Limits { dead_after: self.plan.dead_after },
             shutdown: CancellationToken::new(),
         });
         let main = async {
@@ -301,7 +322,7 @@ impl StormFarm {
         site: usize,
         life: &Life,
         crash: CrashPoints,
-    ) -> impl Future<Output = ()> + Send + 'static {
+    ) -> (agent::Handle, impl Future<Output = ()> + Send + 'static) {
         let (hub, site_bus) = (self.bus(who, Way::Hub, life), self.bus(who, Way::Site, life));
         let (clock, path, etcd) = (self.clock(who), self.path(who, Way::Etcd), self.etcd.clone());
         let site = &self.sites[site];
@@ -316,7 +337,8 @@ impl StormFarm {
             crash,
             serve: String::new(),
         });
-        async move {
+        let of_agent = handle.clone();
+        let main = async move {
             let registered = async {
                 handle.ready().await;
                 register(etcd, path, handle.info(), clock).await;
@@ -328,7 +350,8 @@ impl StormFarm {
                 },
                 () = registered => {}
             }
-        }
+        };
+        (of_agent, main)
     }
 
     fn worker(
@@ -362,6 +385,10 @@ impl StormFarm {
             crash: crash.clone(),
             life: life.clone(),
             monitor: self.monitor.clone(),
+            full: self.sites[site].full.clone(),
+            lies: self.plan.liar.filter(|liar| liar.who == who).map(|liar| (liar.at, liar.every)),
+            lied: self.lied.clone(),
+            planted: self.plan.planted,
         };
         let site = &self.sites[site];
         let parts = worker::Parts {
@@ -394,56 +421,10 @@ impl StormFarm {
         })
     }
 
-    fn process(&mut self, who: Who) -> Option<&mut Process> {
-        self.processes.get_mut(&who).filter(|process| !process.life.is_over())
-    }
-
-    /// A process dies some steps from now, and is missing for a while.
-    pub(super) fn dies(&mut self, who: Who, steps: u64, missing: Duration) {
-        if let Some(process) = self.process(who) {
-            process.missing = missing;
-            process.life.end_after(steps);
-        }
-    }
-
-    /// A process dies at a crash point.
-    pub(super) fn dies_at_point(&mut self, who: Who, nth: u32, missing: Duration) {
-        if let Some(process) = self.process(who) {
-            process.missing = missing;
-            process.points.store(nth, Ordering::Relaxed);
-        }
-    }
-
-    /// A process hangs, or goes on.
-    pub(super) fn set_hangs(&mut self, who: Who, hangs: bool) {
-        if let Some(process) = self.process(who) {
-            process.life.set_hangs(hangs);
-        }
-    }
-
     /// The handles of the miners that run, with their names.
     pub(super) fn handles(&self) -> Vec<(Who, miner::Handle)> {
         let running = self.processes.iter().filter(|(_, process)| !process.life.is_over());
         running.filter_map(|(who, process)| Some((*who, process.handle.clone()?))).collect()
-    }
-
-    /// The storm is over: ways are mended, clocks right, nobody hangs or is about to die, and whoever is
-    /// missing comes back.
-    pub(super) fn calm_down(&mut self) {
-        for path in self.paths.values() {
-            path.set_cut(false, false);
-            path.calm_down();
-        }
-        for clock in self.clocks.values() {
-            clock.store(0, Ordering::Relaxed);
-        }
-        for process in self.processes.values_mut() {
-            process.life.set_hangs(false);
-            process.life.end_after(u64::MAX);
-            process.points.store(0, Ordering::Relaxed);
-            process.missing = Duration::from_secs(2);
-            process.back_at = None;
-        }
     }
 
     /// How many messages were lost, repeated or late by chance.

@@ -20,6 +20,8 @@ pub struct Summary {
     pub storms: u64,
     /// Sectors that came to their end.
     pub sectors: usize,
+    /// Of them, those that ended as Failed, for a reason their storm explains.
+    pub failed: usize,
     /// Processes that died.
     pub deaths: u64,
     /// Messages lost, repeated or late by chance.
@@ -41,6 +43,7 @@ impl Summary {
         let Ok(reached) = &outcome.ended else { return };
         self.storms += 1;
         self.sectors += reached.sectors;
+        self.failed += reached.failed;
         self.deaths += u64::from(reached.deaths);
         self.faults += reached.faults;
         for (kind, count) in &reached.strikes {

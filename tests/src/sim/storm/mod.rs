@@ -12,10 +12,16 @@ mod farm;
 mod many;
 mod monitor;
 mod plan;
+mod planted;
+mod points;
 mod run;
 mod runner;
 mod settled;
+mod struck;
+mod witness;
 
 pub use many::{Summary, Watching, run_many};
-pub use plan::{Shape, StormPlan, Strike, Way, Who};
+pub use plan::{Liar, Shape, StormPlan, Strike, Way, Who};
+pub use planted::Planted;
+pub use points::POINTS;
 pub use run::{Outcome, Reached, Violation, run};

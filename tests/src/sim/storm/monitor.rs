@@ -30,10 +30,12 @@ use sealfarm_nats::bus::{Entry, Message, Published};
 use sealfarm_nats::wire::{self, MESSAGE_ID};
 use sealfarm_worker::runner::PhaseDone;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::run::Violation;
-use crate::sim::{ChainWitness, Trace, Witness};
+use super::witness::{goes_back, site_of};
+use crate::sim::Trace;
 
 /// Watches one storm.
 pub(super) struct Monitor {
@@ -57,6 +59,13 @@ struct State {
     /// Message ids that the hub has stored.
     at_hub: BTreeSet<String>,
     sites: BTreeMap<usize, SiteState>,
+    /// When each record was written last.
+    written: BTreeMap<SectorNumber, Instant>,
+    /// Sectors that a wrong output was given for.
+    lied_about: BTreeSet<SectorNumber>,
+    /// What an operator asked for, and what the chain took back: each may cost another message.
+    orders: BTreeMap<SectorNumber, usize>,
+    reorgs: usize,
     points: BTreeMap<&'static str, u64>,
 }
 
@@ -65,16 +74,20 @@ struct State {
 struct SiteState {
     /// Jobs of which a task or the result is stored.
     in_custody: BTreeSet<Uuid>,
-    /// Tasks whose result is stored.
-    answered: BTreeSet<Uuid>,
+    /// Tasks whose result is stored, with the place of the first in the order of publishes.
+    answered: BTreeMap<Uuid, u64>,
     /// Jobs whose result is in the outbox.
     reported: BTreeSet<Uuid>,
-    /// The latest task of each job.
-    latest: BTreeMap<Uuid, (usize, TaskKind, u32)>,
+    /// The furthest task of each job.
+    furthest: BTreeMap<Uuid, (usize, TaskKind, u32)>,
+    /// The place of each job's last task in the order of publishes.
+    last: BTreeMap<Uuid, u64>,
+    publishes: u64,
     /// The highest fence of each sector that anything was stored under.
     fences: BTreeMap<SectorNumber, Fence>,
     /// Sectors whose cache somebody was asked to clear, by ticket.
     clearing: BTreeSet<(SectorNumber, Ticket)>,
+    store: Option<Store>,
 }
 
 impl SiteState {
@@ -85,7 +98,9 @@ impl SiteState {
 
     /// Whether a job may be forgotten without anything of it being done.
     fn outdates(&self, job: &Job) -> bool {
+        let stored = |store: &Store| store.manifest(job.sector).ok().flatten().map(|known| known.fence);
         self.fences.get(&job.sector.number).is_some_and(|fence| *fence > job.fence)
+            || self.store.as_ref().and_then(stored).is_some_and(|fence| fence > job.fence)
     }
 }
 
@@ -125,6 +140,47 @@ impl Monitor {
         self.report(&mut self.lock(), rule, what);
     }
 
+    /// The records as they were written last, and when.
+    pub(super) fn records(&self) -> Vec<(SectorRecord, Instant)> {
+        let state = self.lock();
+        let written = |number: &SectorNumber| state.written.get(number).copied().unwrap_or_else(Instant::now);
+        state.records.iter().map(|(number, record)| (record.clone(), written(number))).collect()
+    }
+
+    /// An operator asks for something to be done with a sector.
+    pub(super) fn ordered(&self, number: SectorNumber) {
+        *self.lock().orders.entry(number).or_default() += 1;
+    }
+
+    /// The chain replaces epochs.
+    pub(super) fn reorganised(&self) {
+        self.lock().reorgs += 1;
+    }
+
+    /// A worker gives a wrong output.
+    pub(super) fn lied(&self, who: &str, number: SectorNumber, kind: TaskKind) {
+        self.trace.note(who, || format!("lies about {kind} of sector {number}"));
+        self.lock().lied_about.insert(number);
+    }
+
+    /// Whether a wrong output was given for a sector.
+    pub(super) fn was_lied_about(&self, number: SectorNumber) -> bool {
+        self.lock().lied_about.contains(&number)
+    }
+
+    /// A site has lost its streams.
+    pub(super) fn lost_streams(&self, site: usize) {
+        let mut state = self.lock();
+        let known = state.sites.entry(site).or_default();
+        let SiteState { fences, clearing, store, .. } = std::mem::take(known);
+        *known = SiteState { fences, clearing, store, ..SiteState::default() };
+    }
+
+    /// A site has this store from now on.
+    pub(super) fn has_store(&self, site: usize, store: &Store) {
+        self.lock().sites.entry(site).or_default().store = Some(store.clone());
+    }
+
     /// How many sectors have records.
     pub(super) fn sectors(&self) -> usize {
         self.lock().records.len()
@@ -133,11 +189,6 @@ impl Monitor {
     /// Numbers that were given out.
     pub(super) fn given(&self) -> BTreeSet<SectorNumber> {
         self.lock().given.clone()
-    }
-
-    /// Whether every sector has come to its end.
-    pub(super) fn all_settled(&self) -> bool {
-        self.lock().records.values().all(SectorRecord::is_settled)
     }
 
     /// A process dies at a crash point.
@@ -165,7 +216,7 @@ impl Monitor {
     }
 
     /// A record was written.
-    fn record_put(&self, entry: &Entry) {
+    pub(super) fn record_put(&self, entry: &Entry) {
         let mut state = self.lock();
         let record: SectorRecord = match wire::decode(&entry.value) {
             Ok(record) => record,
@@ -175,7 +226,7 @@ impl Monitor {
         };
         let number = record.number;
         if let Some(before) = state.records.get(&number)
-            && let Some((rule, what)) = goes_back(before, &record)
+            && let Some((rule, what)) = goes_back(before, &record, state.reorgs)
         {
             self.report(&mut state, rule, format!("sector {number}: {what}"));
         }
@@ -206,10 +257,11 @@ impl Monitor {
             }
             _ => {}
         }
+        state.written.insert(number, Instant::now());
         state.records.insert(number, record);
     }
 
-    fn published_at_hub(&self, message: &Message, became: Published) {
+    pub(super) fn published_at_hub(&self, message: &Message, became: Published) {
         let mut state = self.lock();
         self.check_size(&mut state, message);
         if let Some(id) = message.headers.value(MESSAGE_ID) {
@@ -232,7 +284,7 @@ impl Monitor {
         }
     }
 
-    fn acknowledged_at_hub(&self, stream: &str, message: &Message) {
+    pub(super) fn acknowledged_at_hub(&self, stream: &str, message: &Message) {
         if !stream.ends_with("-jobs") {
             return;
         }
@@ -252,13 +304,15 @@ impl Monitor {
         self.report(&mut state, "acknowledged only after what follows is durable", what);
     }
 
-    fn published_at_site(&self, site: usize, message: &Message, became: Published) {
+    pub(super) fn published_at_site(&self, site: usize, message: &Message, became: Published) {
         let mut state = self.lock();
         self.check_size(&mut state, message);
         if became == Published::AlreadyQueued {
             return;
         }
         let known = state.sites.entry(site).or_default();
+        known.publishes += 1;
+        let place = known.publishes;
         if message.subject.contains(".outbox.") {
             if message.subject.contains(".result.")
                 && let Ok(result) = wire::decode::<JobResult>(&message.payload)
@@ -272,17 +326,18 @@ impl Monitor {
             if let Ok(task) = wire::decode::<Task>(&message.payload) {
                 known.in_custody.insert(task.job.id);
                 known.saw_fence(&task.job);
-                let latest = known.latest.entry(task.job.id).or_insert_with(|| age(&task));
-                *latest = age(&task).max(*latest);
+                let furthest = known.furthest.entry(task.job.id).or_insert_with(|| age(&task));
+                *furthest = age(&task).max(*furthest);
+                known.last.insert(task.job.id, place);
             }
         } else if message.subject.contains(".result.")
             && let Ok(result) = wire::decode::<TaskResult>(&message.payload)
         {
-            known.answered.insert(result.task.id);
+            known.answered.entry(result.task.id).or_insert(place);
         }
     }
 
-    fn acknowledged_at_site(&self, site: usize, stream: &str, message: &Message) {
+    pub(super) fn acknowledged_at_site(&self, site: usize, stream: &str, message: &Message) {
         let rule = "acknowledged only after what follows is durable";
         let mut state = self.lock();
         if stream.ends_with("-outbox") {
@@ -296,15 +351,17 @@ impl Monitor {
         let known = state.sites.entry(site).or_default();
         if stream.ends_with("-tasks") {
             let Ok(task) = wire::decode::<Task>(&message.payload) else { return };
-            if !known.answered.contains(&task.id) {
+            if !known.answered.contains_key(&task.id) {
                 let what = format!("{} of sector {} has no result", task.task, task.job.sector.number);
                 self.report(&mut state, rule, what);
             }
         } else if stream.ends_with("-results") {
             let Ok(result) = wire::decode::<TaskResult>(&message.payload) else { return };
             let job = &result.task.job;
-            let goes_on = known.latest.get(&job.id).is_some_and(|latest| *latest > age(&result.task));
-            if !goes_on && !known.reported.contains(&job.id) && !known.outdates(job) {
+            let goes_on = known.furthest.get(&job.id).is_some_and(|furthest| *furthest > age(&result.task));
+            // Where the store has lost something, an earlier phase follows.
+            let goes_back = known.last.get(&job.id) > known.answered.get(&result.task.id);
+            if !goes_on && !goes_back && !known.reported.contains(&job.id) && !known.outdates(job) {
                 let what = format!(
                     "the result of {} of sector {} was acknowledged, and nothing follows from it",
                     result.task.task, job.sector.number
@@ -322,7 +379,7 @@ impl Monitor {
     }
 
     /// A message is pushed to the chain.
-    fn pushed(&self, number: SectorNumber, comm_r: Option<CommR>, uuid: Uuid) {
+    pub(super) fn pushed(&self, number: SectorNumber, comm_r: Option<CommR>, uuid: Uuid) {
         let mut state = self.lock();
         let kind = if comm_r.is_some() { "pre-commit" } else { "prove-commit" };
         if state.to_push.get(&uuid) != Some(&(number, comm_r)) {
@@ -332,12 +389,13 @@ impl Monitor {
     }
 
     /// The chain took a message.
-    fn taken(&self, number: SectorNumber, kind: &'static str, id: &ChainMessageId) {
+    pub(super) fn taken(&self, number: SectorNumber, kind: &'static str, id: &ChainMessageId) {
         let mut state = self.lock();
+        let most = 1 + state.reorgs + state.orders.get(&number).copied().unwrap_or(0);
         let messages = state.accepted.entry((number, kind)).or_default();
         messages.insert(id.clone());
         let count = messages.len();
-        if count > 1 {
+        if count > most {
             let what = format!("the chain took {count} {kind} messages of sector {number}");
             self.report(&mut state, "one pre-commit and one prove-commit", what);
         }
@@ -411,75 +469,5 @@ impl Monitor {
             let what = format!("sector {}: {} of {kind} is gone or altered", sector.number, file.path);
             self.report(&mut state, "nothing is deleted before its replacement is verified", what);
         }
-    }
-}
-
-/// What of a record must not have changed as it did.
-fn goes_back(before: &SectorRecord, now: &SectorRecord) -> Option<(&'static str, String)> {
-    if before.pledged != now.pledged {
-        return Some(("a number is used once", "it was pledged again".to_owned()));
-    }
-    if now.leader < before.leader {
-        let what = format!("leadership {} wrote over {}", now.leader, before.leader);
-        return Some(("a deposed leader writes nothing", what));
-    }
-    if now.fence < before.fence {
-        return Some(("fences never fall", format!("from {} to {}", before.fence, now.fence)));
-    }
-    let (was, is) = (before.state.name(), now.state.name());
-    let allowed = match was {
-        "Removed" => is == "Removed",
-        "Removing" => matches!(is, "Removing" | "Removed" | "Failed"),
-        "Proving" => matches!(is, "Proving" | "Removing"),
-        _ => true,
-    };
-    (!allowed).then(|| ("final states are final", format!("it was {was} and is {is}")))
-}
-
-/// The number of the site whose agent is called `agent`.
-fn site_of(agent: &str) -> Option<usize> {
-    let letter = agent.strip_prefix("site-")?.bytes().next()?;
-    letter.checked_sub(b'a').map(usize::from)
-}
-
-impl ChainWitness for Monitor {
-    fn push(&self, number: SectorNumber, comm_r: Option<CommR>, uuid: Uuid) {
-        self.pushed(number, comm_r, uuid);
-    }
-
-    fn accepted(&self, number: SectorNumber, kind: &'static str, id: &ChainMessageId) {
-        self.taken(number, kind, id);
-    }
-}
-
-/// Watches the hub.
-pub(super) struct AtHub(pub(super) Arc<Monitor>);
-
-impl Witness for AtHub {
-    fn published(&self, message: &Message, became: Published) {
-        self.0.published_at_hub(message, became);
-    }
-
-    fn put(&self, entry: &Entry) {
-        self.0.record_put(entry);
-    }
-
-    fn acknowledged(&self, stream: &str, message: &Message) {
-        self.0.acknowledged_at_hub(stream, message);
-    }
-}
-
-/// Watches a site's NATS.
-pub(super) struct AtSite(pub(super) Arc<Monitor>, pub(super) usize);
-
-impl Witness for AtSite {
-    fn published(&self, message: &Message, became: Published) {
-        self.0.published_at_site(self.1, message, became);
-    }
-
-    fn put(&self, _entry: &Entry) {}
-
-    fn acknowledged(&self, stream: &str, message: &Message) {
-        self.0.acknowledged_at_site(self.1, stream, message);
     }
 }

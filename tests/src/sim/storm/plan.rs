@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use sealfarm_common::task::TaskKind;
 
+use super::planted::Planted;
 use crate::sim::FaultPlan;
 
 /// A process of the farm. Each has a host of its own, with its ways and its clock.
@@ -99,6 +101,67 @@ pub enum Strike {
     },
     /// The leader's lease is revoked at etcd.
     LeaseLost,
+    /// etcd is made anew: nobody leads, and its revisions begin again.
+    EtcdReset,
+    /// The wall clock of a process's host is wrong from now on.
+    ClockJumps {
+        /// Whose.
+        who: Who,
+        /// By so many seconds, ahead or behind.
+        by_s: i64,
+    },
+    /// The newest epochs of the chain are replaced by others.
+    Reorg {
+        /// So many.
+        epochs: i64,
+        /// What had landed there is thrown away, and does not wait again.
+        drop_messages: bool,
+    },
+    /// A site loses a disk.
+    DiskLost {
+        /// Which.
+        site: usize,
+        /// That of the store.
+        store: bool,
+        /// That of its NATS.
+        nats: bool,
+    },
+    /// A whole site is away.
+    SiteDark {
+        /// Which.
+        site: usize,
+        /// So long.
+        lasts: Duration,
+    },
+    /// The store of a site takes no more.
+    StoreFull {
+        /// Whose.
+        site: usize,
+        /// So long.
+        lasts: Duration,
+    },
+    /// An operator drains a site.
+    Drain {
+        /// Which.
+        site: usize,
+        /// So long.
+        lasts: Duration,
+    },
+    /// The hub's NATS has no room for anything.
+    HubFull {
+        /// So long.
+        lasts: Duration,
+    },
+    /// An operator moves a sector.
+    Move {
+        /// Counted from the first, round and round.
+        nth: usize,
+    },
+    /// An operator removes a sector.
+    Remove {
+        /// Likewise.
+        nth: usize,
+    },
 }
 
 impl Strike {
@@ -112,6 +175,18 @@ impl Strike {
             Self::Cut { out: true, back: true, .. } => "ways cut",
             Self::Cut { .. } => "ways cut in one direction",
             Self::LeaseLost => "leases revoked",
+            Self::EtcdReset => "etcd made anew",
+            Self::ClockJumps { .. } => "wall clocks set wrong",
+            Self::Reorg { .. } => "reorgs",
+            Self::DiskLost { store: true, nats: true, .. } => "all disks of a site lost",
+            Self::DiskLost { store: true, .. } => "stores lost",
+            Self::DiskLost { .. } => "disks of a site's NATS lost",
+            Self::SiteDark { .. } => "sites away as a whole",
+            Self::StoreFull { .. } => "stores full",
+            Self::Drain { .. } => "sites drained",
+            Self::HubFull { .. } => "hub out of resources",
+            Self::Move { .. } => "sectors moved by an operator",
+            Self::Remove { .. } => "sectors removed by an operator",
         }
     }
 }
@@ -136,6 +211,26 @@ impl fmt::Display for Strike {
                 write!(f, "{who} is cut off from {way}, {which}, for {lasts:?}")
             }
             Self::LeaseLost => f.write_str("etcd revokes the leader's lease"),
+            Self::EtcdReset => f.write_str("etcd is made anew"),
+            Self::ClockJumps { who, by_s } => write!(f, "the clock of {who} is wrong by {by_s} s"),
+            Self::Reorg { epochs, drop_messages } => {
+                let what = if *drop_messages { "thrown away" } else { "waiting again" };
+                write!(f, "the newest {epochs} epochs are replaced, their messages {what}")
+            }
+            Self::DiskLost { site, store, nats } => {
+                let which = match (store, nats) {
+                    (true, true) => "its store and its NATS",
+                    (true, false) => "its store",
+                    _ => "its NATS",
+                };
+                write!(f, "site {site} loses {which}")
+            }
+            Self::SiteDark { site, lasts } => write!(f, "site {site} is away for {lasts:?}"),
+            Self::StoreFull { site, lasts } => write!(f, "the store of site {site} is full for {lasts:?}"),
+            Self::Drain { site, lasts } => write!(f, "site {site} is drained for {lasts:?}"),
+            Self::HubFull { lasts } => write!(f, "the hub has no room for {lasts:?}"),
+            Self::Move { nth } => write!(f, "an operator moves sector {nth}"),
+            Self::Remove { nth } => write!(f, "an operator removes sector {nth}"),
         }
     }
 }
@@ -175,14 +270,39 @@ pub struct StormPlan {
     pub lasts: Duration,
     /// What happens when, in order.
     pub strikes: Vec<(Duration, Strike)>,
+    /// A site away for so long is dead.
+    pub dead_after: Duration,
+    /// The worker that lies, if one does.
+    pub liar: Option<Liar>,
     /// The crash points at which processes are to die; any where none is named.
     pub aims: Option<&'static str>,
+    /// What is wrong with the farm on purpose.
+    pub planted: Option<Planted>,
+}
+
+/// A worker whose outputs are wrong, and look right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Liar {
+    /// Which.
+    pub who: Who,
+    /// At this phase: pre-commit 2 (its CommR) or commit 2 (its proof).
+    pub at: TaskKind,
+    /// Every so manieth of them.
+    pub every: u32,
 }
 
 /// The longest phase; the shortest takes two seconds.
 const PHASE_MAX: Duration = Duration::from_secs(25);
 /// What a sector needs besides its six phases, about: for the chain and between the phases.
 const BETWEEN: Duration = Duration::from_secs(45);
+/// A site away for so long is dead, at least, and at most.
+const DEAD_AFTER_MIN: Duration = Duration::from_secs(40);
+/// Likewise.
+const DEAD_AFTER_MAX: Duration = Duration::from_secs(150);
+/// A site is away for up to so long.
+const DARK_MAX: Duration = Duration::from_secs(300);
+/// A wall clock is wrong by up to so much.
+const CLOCK_WRONG_MAX_S: i64 = 3_000;
 /// A process that died is missing for up to so long, most of them for much less.
 const MISSING_MAX: Duration = Duration::from_secs(40);
 /// A process hangs for up to so long: beyond leases of 15 s and ack waits of 60 s.
@@ -209,8 +329,15 @@ impl StormPlan {
             phase,
             lasts,
             strikes: Vec::new(),
+            dead_after: dice.between(DEAD_AFTER_MIN, DEAD_AFTER_MAX),
+            liar: None,
             aims: None,
+            planted: None,
         };
+        // Where it is the only one of its site, its benches are all that is waited for.
+        if shape.workers > 1 && dice.0.random_bool(0.15) {
+            plan.liar = Some(dice.liar(shape));
+        }
         let sectors = dice.0.random_range(1..=4);
         plan.strike(Duration::ZERO, Strike::Pledge(sectors));
         if dice.0.random_bool(0.3) {
@@ -221,15 +348,48 @@ impl StormPlan {
             let (at, strike) = (dice.between(Duration::ZERO, lasts), dice.strike(shape));
             plan.strike(at, strike);
         }
+        for _ in 0..dice.among(&[0, 0, 1, 1, 2, 3]) {
+            let (at, strike) = (dice.between(Duration::ZERO, lasts), dice.rare_strike(shape));
+            plan.strike(at, strike);
+        }
         plan.strikes.sort_by_key(|(at, _)| *at);
         plan
     }
 
-    /// The same storm, in which every process that dies at a crash point dies at the one named.
+    /// The same storm with something planted.
+    #[must_use]
+    pub fn with(self, planted: Planted) -> Self {
+        Self { planted: Some(planted), ..self }
+    }
+
+    /// Whether something befalls it that may cost a sector, or that an operator has to put right.
+    pub fn has_damage(&self) -> bool {
+        let damages = |strike: &Strike| matches!(strike, Strike::DiskLost { .. } | Strike::Reorg { .. });
+        self.liar.is_some() || self.strikes.iter().any(|(_, strike)| damages(strike))
+    }
+
+    /// The same storm, in which every process that dies at a crash point dies at the one named, and which
+    /// leads there where no sector passes it on its way.
     #[must_use]
     pub fn aimed_at(mut self, point: &'static str) -> Self {
         self.aims = Some(point);
         let mut dice = Dice(StdRng::seed_from_u64(self.rng_seed ^ 0x5eed));
+        self.shape.sites = self.shape.sites.max(2);
+        for nth in 0..2 {
+            let at = dice.between(Duration::ZERO, self.lasts);
+            self.strike(at, Strike::Move { nth });
+        }
+        if point == "agent.drain.written" {
+            self.strike(Duration::from_secs(1), Strike::Drain { site: 0, lasts: Duration::from_secs(20) });
+        }
+        if point.starts_with("agent.remove.") {
+            let at = dice.between(Duration::ZERO, self.lasts);
+            self.strike(at, Strike::Remove { nth: 0 });
+        }
+        if point == "agent.bench.written" {
+            self.shape.workers = self.shape.workers.max(2);
+            self.liar = Some(Liar { at: TaskKind::Commit2, every: 1, ..dice.liar(self.shape) });
+        }
         let of_role = |who: &Who| match who {
             Who::Miner(_) => point.starts_with("miner."),
             Who::Agent(_) => point.starts_with("agent."),
@@ -302,6 +462,37 @@ impl Dice {
             }
             _ => Strike::LeaseLost,
         }
+    }
+
+    /// Something of which a farm of `shape` sees less.
+    fn rare_strike(&mut self, shape: Shape) -> Strike {
+        let (site, nth) = (self.0.random_range(0..shape.sites), self.0.random_range(0..4));
+        match self.0.random_range(0..100) {
+            0..12 => Strike::EtcdReset,
+            12..35 => {
+                let by_s = self.0.random_range(-CLOCK_WRONG_MAX_S..=CLOCK_WRONG_MAX_S);
+                Strike::ClockJumps { who: self.among(&shape.everybody()), by_s }
+            }
+            35..50 => {
+                Strike::Reorg { epochs: self.0.random_range(1..=8), drop_messages: self.0.random_bool(0.4) }
+            }
+            50..60 => {
+                let (store, nats) = self.among(&[(true, true), (true, false), (false, true)]);
+                Strike::DiskLost { site, store, nats }
+            }
+            60..72 => Strike::SiteDark { site, lasts: self.up_to(DARK_MAX) },
+            72..75 => Strike::Drain { site, lasts: self.up_to(CUT_MAX) },
+            75..79 => Strike::StoreFull { site, lasts: self.up_to(CUT_MAX) },
+            79..82 => Strike::HubFull { lasts: self.up_to(CUT_MAX) },
+            82..94 => Strike::Move { nth },
+            _ => Strike::Remove { nth },
+        }
+    }
+
+    fn liar(&mut self, shape: Shape) -> Liar {
+        let who = Who::Worker(self.0.random_range(0..shape.sites), self.0.random_range(0..shape.workers));
+        let at = self.among(&[TaskKind::PreCommit2, TaskKind::Commit2]);
+        Liar { who, at, every: self.0.random_range(1..=3) }
     }
 
     /// Few more often than many: a process takes some thousand steps in a storm.

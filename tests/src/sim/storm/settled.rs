@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use sealfarm_common::null_proof;
+use sealfarm_common::store::Store;
 use sealfarm_miner::chain::Chain as _;
 use sealfarm_miner::sector::{SectorRecord, SectorState};
 use sealfarm_nats::subjects::{Hub, Site};
@@ -53,6 +54,12 @@ fn stored(farm: &StormFarm) -> Result<Vec<SectorRecord>, String> {
 }
 
 async fn sector(farm: &StormFarm, record: &SectorRecord) -> Result<(), String> {
+    if matches!(record.state, SectorState::Removed) {
+        return no_files(farm, record);
+    }
+    if matches!(record.state, SectorState::Failed { .. }) && explains(farm, record) {
+        return Ok(());
+    }
     let SectorState::Proving { replica, .. } = &record.state else {
         let queued = queued(farm, record);
         return Err(format!(
@@ -73,10 +80,29 @@ async fn sector(farm: &StormFarm, record: &SectorRecord) -> Result<(), String> {
         return Err(format!("the chain has CommR {}, its ticket gives {comm_r}", chain.comm_r));
     }
     let site = farm.sites.iter().find(|site| site.agent == record.agent).ok_or("its site is unknown")?;
-    if !site.store.sealed(record.id()).is_file() {
+    if !site.store.sealed(record.id()).is_file() && !site.has_lost_files {
         return Err(format!("{} does not have its sealed file", record.agent));
     }
     Ok(())
+}
+
+/// Whether the storm has done something for which a sector may have failed: somebody gave a wrong output
+/// for it; or there is no other site that could make its replica again, which went down with a disk, or
+/// cannot be proven again because a reorg changed the challenge after the cache was cleared.
+fn explains(farm: &StormFarm, record: &SectorRecord) -> bool {
+    let SectorState::Failed { reason, .. } = &record.state else { return false };
+    let lost = farm.sites.iter().any(|site| site.has_lost_files);
+    let cleared = reason.contains("already cleared");
+    farm.monitor.was_lied_about(record.number) || (farm.sites.len() == 1 && (lost || cleared))
+}
+
+/// Nothing of a removed sector is left at any site.
+fn no_files(farm: &StormFarm, record: &SectorRecord) -> Result<(), String> {
+    let left = |store: &Store| store.sealed(record.id()).exists() || store.cache(record.id()).exists();
+    match farm.sites.iter().find(|site| left(&site.store)) {
+        Some(site) => Err(format!("it is Removed, and {} has files of it", site.agent)),
+        None => Ok(()),
+    }
 }
 
 /// The subjects of what waits for a sector anywhere.
