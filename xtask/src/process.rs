@@ -95,7 +95,12 @@ impl Process {
         let mut process =
             Process { name: name.to_owned(), child, guard, stdout, stderr, _scratch: scratch.clone() };
         let pipe = process.guard.stdin.as_mut().expect("the guard was started with a pipe");
-        writeln!(pipe, "{}", process.child.id()).with_context(|| format!("the guard of {name} is gone"))?;
+        let told = writeln!(pipe, "{}", process.child.id());
+        if told.is_err() {
+            // A signal to the whole group may end the guard before it has left that.
+            interrupt::check()?;
+        }
+        told.with_context(|| format!("the guard of {name} is gone"))?;
         Ok(process)
     }
 
