@@ -9,7 +9,7 @@ use sealfarm_common::failure::{Failure, FailureClass};
 use sealfarm_common::job::{Job, JobOutput, Outcome};
 use sealfarm_common::manifest::Manifest;
 use sealfarm_common::retry::Backoff;
-use sealfarm_common::task::{Task, TaskKind};
+use sealfarm_common::task::{Task, TaskKind, TaskResult};
 use sealfarm_nats::bus::{Bus, BusError, Delivery, Published};
 use sealfarm_nats::consume;
 use sealfarm_nats::subjects::Site;
@@ -27,11 +27,13 @@ const HELD_MOST: Duration = Duration::from_secs(10);
 const PLACE_TRIES: u32 = 3;
 /// Rounds skipped at most to find one that was not published lately.
 const ROUNDS_SKIPPED_MAX: u32 = 16;
+/// Answers to the tasks of one phase of one sector that are looked at.
+const ANSWERS_MAX: usize = 64;
 
 /// What became of a task that was to be published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Placed {
-    /// It is in the queue, or was and has been answered.
+    /// It is in the queue, or its answer waits to be followed up.
     Stored,
     /// Another task of this sector and kind has to leave the queue first.
     InTheWay,
@@ -39,7 +41,8 @@ pub(crate) enum Placed {
     Outdated,
 }
 
-/// Publishes a task. With `anew`, a round whose id the stream has seen lately is skipped.
+/// Publishes a task that the store does not answer. A round whose id the stream has seen lately is skipped
+/// with `anew`, and where nobody is at it any more.
 pub(crate) async fn place(
     bus: &dyn Bus,
     site: &Site,
@@ -54,12 +57,22 @@ pub(crate) async fn place(
                 task = task.again();
                 skipped += 1;
             }
-            Published::Stored(_) | Published::Duplicate => return Ok((Placed::Stored, task)),
-            Published::AlreadyQueued => {
-                tries += 1;
+            Published::Stored(_) => return Ok((Placed::Stored, task)),
+            answer @ (Published::Duplicate | Published::AlreadyQueued) => {
                 let subject = site.task(task.task, task.job.sector.number);
                 let stored = bus.stored(&site.tasks_stream(), &subject, 1).await?;
-                let Some(stored) = stored.first() else { continue };
+                let Some(stored) = stored.first() else {
+                    match answer {
+                        Published::AlreadyQueued => tries += 1,
+                        // It was answered, and what it had made is lost since.
+                        _ if skipped < ROUNDS_SKIPPED_MAX && !is_answered(bus, site, &task).await? => {
+                            task = task.again();
+                            skipped += 1;
+                        }
+                        _ => return Ok((Placed::Stored, task)),
+                    }
+                    continue;
+                };
                 let placed = match wire::decode::<Task>(&stored.payload) {
                     Ok(stored) => match plan::collision(&stored, &task) {
                         Collision::Placed => Placed::Stored,
@@ -74,6 +87,14 @@ pub(crate) async fn place(
         }
     }
     Ok((Placed::InTheWay, task))
+}
+
+/// Whether an answer to `task`, or to another round of it, waits to be followed up.
+async fn is_answered(bus: &dyn Bus, site: &Site, task: &Task) -> Result<bool, BusError> {
+    let subject = site.result(task.task, task.job.sector.number);
+    let results = bus.stored(&site.results_stream(), &subject, ANSWERS_MAX).await?;
+    let of_job = |result: TaskResult| result.task.job.id == task.job.id;
+    Ok(results.iter().any(|message| wire::decode(&message.payload).is_ok_and(of_job)))
 }
 
 fn task_message(site: &Site, task: &Task) -> Result<sealfarm_nats::bus::Message, BusError> {

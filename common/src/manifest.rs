@@ -85,6 +85,9 @@ pub struct Manifest {
     /// What an attempt at pre-commit 1 goes on from; nothing once that phase is finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<Labels>,
+    /// What stays, once finalize has begun to remove the rest and is not on record yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clearing: Option<Vec<FileRecord>>,
 }
 
 /// How a manifest stands to a job.
@@ -117,6 +120,7 @@ impl Manifest {
             fence,
             phases: BTreeMap::new(),
             labels: None,
+            clearing: None,
         }
     }
 
@@ -171,6 +175,7 @@ impl Manifest {
     pub fn record(&mut self, task: TaskKind, record: PhaseRecord) {
         self.phases.retain(|kind, _| *kind < task);
         self.phases.insert(task, record);
+        self.clearing = None;
         if task >= TaskKind::PreCommit1 {
             self.labels = None;
         }
@@ -179,14 +184,22 @@ impl Manifest {
     /// The files that are to be there: of the finished phases, those that finalizing left, and the layers of
     /// a pre-commit 1 that has not ended. Each once, as it was recorded last.
     pub fn files(&self) -> impl Iterator<Item = &FileRecord> {
-        let finalized = self.phases.contains_key(&TaskKind::Finalize);
+        let cleared = self.is_cleared();
         let stays =
-            move |kind: &TaskKind| !finalized || matches!(kind, TaskKind::AddPiece | TaskKind::Finalize);
+            move |kind: &TaskKind| !cleared || matches!(kind, TaskKind::AddPiece | TaskKind::Finalize);
         let recorded = self.phases.iter().filter(move |(kind, _)| stays(kind)).flat_map(|(_, r)| &r.files);
         let layers = self.labels.iter().flat_map(|labels| &labels.layers);
-        let by_path: BTreeMap<&str, &FileRecord> =
-            recorded.chain(layers).map(|file| (file.path.as_str(), file)).collect();
+        let by_path: BTreeMap<&str, &FileRecord> = recorded
+            .chain(self.clearing.iter().flatten())
+            .chain(layers)
+            .map(|file| (file.path.as_str(), file))
+            .collect();
         by_path.into_values()
+    }
+
+    /// Whether finalize has removed files of earlier phases, or may have.
+    pub fn is_cleared(&self) -> bool {
+        self.clearing.is_some() || self.phases.contains_key(&TaskKind::Finalize)
     }
 
     /// Forgets a finished phase, because its files are not what was recorded, and what rests on it. The
@@ -204,6 +217,7 @@ impl Manifest {
             self.labels = (!layers.is_empty()).then_some(Labels { replica_id, layers });
         }
         self.phases.retain(|kind, _| *kind < task);
+        self.clearing = None;
     }
 
     /// The layers that pre-commit 1 of `job` may go on from, once they are proven to be what is recorded.
@@ -220,6 +234,7 @@ impl Manifest {
     /// finished pre-commit 1 is replaced by it, and so is what rests on that.
     pub fn set_layers(&mut self, layers: Vec<FileRecord>) {
         self.phases.retain(|kind, _| *kind < TaskKind::PreCommit1);
+        self.clearing = None;
         let replica_id = self.replica_id.filter(|_| !layers.is_empty());
         self.labels = replica_id.map(|replica_id| Labels { replica_id, layers });
     }

@@ -1,7 +1,8 @@
 //! Finalize: layers and trees go, the replica and what proves its keeping stay.
 //!
-//! What stays is verified before anything goes. Killed half-way, the next attempt removes the rest:
-//! the manifest says finalized only when all is gone.
+//! What stays is verified before anything goes, and the manifest says that the rest goes before it does: a
+//! repetition of an earlier phase does not take that for a loss. Killed half-way, the next attempt removes
+//! the rest: the manifest says finalized only when all is gone.
 
 use std::fs;
 use std::io;
@@ -35,12 +36,17 @@ pub(super) fn run(
     verify(attempt, manifest, &kept)?;
 
     let lock = store.lock_manifest(sector).map_err(|e| store_failure(&e))?;
-    let manifest = publish::manifest_now(attempt)?;
+    let mut manifest = publish::manifest_now(attempt)?;
     if let Some(record) = manifest.answer(&attempt.task.job, TaskKind::Finalize) {
         return Ok(done(record.clone(), true));
     }
     publish::same_inputs(attempt, &manifest)?;
     let (_, removed) = kept_and_removed(&manifest);
+    if manifest.clearing.is_none() {
+        manifest.clearing = Some(kept.clone());
+        store.put_manifest(&lock, &manifest).map_err(|e| store_failure(&e))?;
+        attempt.crash.pass("worker.finalize.begun");
+    }
     for file in &removed {
         let path = store.root().join(&file.path);
         match fs::remove_file(&path) {

@@ -157,8 +157,7 @@ pub(super) fn broken_file(
     manifest: &Manifest,
     record: &PhaseRecord,
 ) -> Result<Option<String>, Failure> {
-    let finalized = manifest.phases.contains_key(&TaskKind::Finalize);
-    if finalized {
+    if manifest.phases.contains_key(&TaskKind::Finalize) {
         // Layers and trees are gone, and rightly so.
         return Ok(None);
     }

@@ -190,7 +190,9 @@ fn answered(
     task: &Task,
 ) -> Result<Option<PhaseDone>, Failure> {
     let Some(record) = manifest.answer(&task.job, task.task) else { return Ok(None) };
-    if let Some(broken) = inputs::broken_file(store, manifest, record)? {
+    // What finalize removes is gone, and rightly so: its record follows.
+    let cleared = manifest.is_cleared();
+    if !cleared && let Some(broken) = inputs::broken_file(store, manifest, record)? {
         tracing::warn!(sector = %task.job.sector, phase = %task.task, "{broken}; running the phase again");
         inputs::forget(store, lock, manifest, task.task)?;
         return Ok(None);

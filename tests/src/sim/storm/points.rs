@@ -2,7 +2,7 @@
 
 /// The crash points at which storms let processes die. A test holds the list against the source, and
 /// another one aims at each.
-pub const POINTS: [&str; 28] = [
+pub const POINTS: [&str; 29] = [
     "agent.bench.written",
     "agent.drain.written",
     "agent.job.custody-taken",
@@ -22,6 +22,7 @@ pub const POINTS: [&str; 28] = [
     "miner.prove-commit.pushed",
     "miner.record.put",
     "miner.result.answered",
+    "worker.finalize.begun",
     "worker.finalize.file-removed",
     "worker.layer.linked",
     "worker.layer.recorded",

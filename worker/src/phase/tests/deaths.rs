@@ -27,11 +27,15 @@ impl Site {
 #[test]
 fn a_worker_that_dies_after_any_file_that_finalize_removes_leaves_the_rest_to_the_next() {
     // Two layers, the data's tree, upstream's output, the columns' tree, the vanilla proof.
-    for nth in 1..=6 {
+    let removed = (1..=6).map(|nth| ("worker.finalize.file-removed", nth));
+    for (point, nth) in removed.chain([("worker.finalize.begun", 1)]) {
         let site = Site::new();
         site.run_through(TaskKind::Commit2);
-        site.die_at(TaskKind::Finalize, "worker.finalize.file-removed", nth);
+        site.die_at(TaskKind::Finalize, point, nth);
         assert!(!site.manifest().phases.contains_key(&TaskKind::Finalize));
+        for late in [TaskKind::PreCommit1, TaskKind::PreCommit2, TaskKind::Commit2] {
+            assert!(site.run(late).unwrap().answered, "what finalize removes is not lost: {late}");
+        }
         let TaskOutput::Finalized { sizes } = site.run(TaskKind::Finalize).unwrap().output else { panic!() };
         assert_eq!(sizes.cache_files, 3);
     }
