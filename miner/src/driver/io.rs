@@ -45,9 +45,10 @@ pub(super) struct Mandate {
 impl Mandate {
     /// Of the leadership of `revision`, over records of which the newest leadership is `found`. The two
     /// are comparable as long as etcd keeps its history; where etcd was made anew its revisions begin
-    /// again, and are counted on from what the records say.
+    /// again, and are counted on from what the records say. The same number may be that of a leader under
+    /// the etcd before, which may not know yet that it is none, so it is counted on too.
     pub(super) const fn over(revision: i64, found: i64) -> Self {
-        let fence = if revision >= found { revision } else { found.saturating_add(revision) };
+        let fence = if revision > found { revision } else { found.saturating_add(revision) };
         Self { revision, fence }
     }
 }
