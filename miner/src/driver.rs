@@ -29,6 +29,7 @@ use sealfarm_nats::bus::{Bus, BusError};
 use sealfarm_nats::streams;
 use sealfarm_nats::subjects::Hub;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::handle::{CommandError, Handle, Overview};
@@ -41,6 +42,9 @@ use crate::chain::verifier::SealVerifier;
 
 /// Commands that wait for the driver; more wait at the caller.
 const COMMANDS_WAITING_MAX: usize = 64;
+/// A leader that was deposed by what a record says, and whom etcd has lead all the same after so long, leads
+/// again: whoever wrote the record is none any more. Longer than a lease, so that etcd has had its say.
+const DEPOSED_FOR: Duration = Duration::from_secs(120);
 
 /// How long an agent may be gone before it is dead, unless configured otherwise.
 pub const DEFAULT_DEAD_AFTER: Duration = Duration::from_secs(30 * 60);
@@ -95,9 +99,9 @@ pub struct Driver {
     leadership: watch::Receiver<Leadership>,
     shutdown: CancellationToken,
     commands: mpsc::Receiver<Command>,
-    /// The leadership of this revision is over, whatever etcd has said so far. Others may be lower: where
-    /// etcd was made anew, its revisions begin again.
-    outdated: Option<i64>,
+    /// The leadership of this revision is over, whatever etcd has said so far, unless etcd still says so
+    /// then. Others may be lower: where etcd was made anew, its revisions begin again.
+    outdated: Option<(i64, Instant)>,
 }
 
 impl Driver {
@@ -118,7 +122,7 @@ impl Driver {
                 Ended::Shutdown => return,
                 Ended::Lost => tracing::warn!("this miner does not lead any more; standing by"),
                 Ended::Deposed => {
-                    self.outdated = Some(revision);
+                    self.outdated = Some((revision, Instant::now() + DEPOSED_FOR));
                     tracing::warn!("another miner has led since this one was elected; standing by");
                 }
                 Ended::Broken => {
@@ -135,16 +139,19 @@ impl Driver {
                 return None;
             }
             match *self.leadership.borrow_and_update() {
-                Leadership::Leader { fence_revision } if self.outdated != Some(fence_revision) => {
-                    return Some(fence_revision);
-                }
-                _ => {}
+                Leadership::Leader { fence_revision } => match self.outdated {
+                    Some((revision, until)) if revision == fence_revision && Instant::now() < until => {}
+                    _ => return Some(fence_revision),
+                },
+                Leadership::Standby => {}
             }
+            let over = self.outdated.map(|(_, until)| until).filter(|until| Instant::now() < *until);
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return None,
                 () = changed(&mut self.leadership) => {}
                 Some(command) = self.commands.recv() => command.refuse(CommandError::Standby),
+                () = tokio::time::sleep_until(over.unwrap_or_else(Instant::now)), if over.is_some() => {}
             }
         }
     }

@@ -96,6 +96,23 @@ async fn a_deposed_leader_that_relies_on_its_lease_finds_the_newer_one_in_the_re
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_was_deposed_by_one_that_is_none_leads_again_while_etcd_says_so() {
+    let farm = Farm::new().await;
+    farm.agent_joins("site-1");
+    let (first, ..) = farm.candidate(leads(5), Tenure::unlimited());
+    first.pledge(1).await.unwrap();
+    let (stale, stop, ended) = farm.candidate(leads(4), Tenure::unlimited());
+    stale.pledge(1).await.unwrap();
+    assert_eq!(first.pledge(1).await.unwrap_err(), CommandError::Standby);
+    stop.cancel();
+    ended.await.unwrap();
+    let _site = farm.site("site-1");
+    tokio::time::sleep(DEPOSED_FOR + Duration::from_secs(1)).await;
+    until_proving(&first, 2).await;
+    assert!(farm.records().iter().all(|record| record.leader == 14), "above both");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_record_that_a_deposed_leader_has_just_created_is_taken_over() {
     let farm = Farm::new().await;
     farm.agent_joins("site-1");
