@@ -179,17 +179,21 @@ fn a_store_that_is_unmounted_for_an_hour_is_waited_for_and_nothing_is_made_in_it
 
 #[test]
 fn a_task_that_nobody_takes_before_its_jobs_deadline_is_answered_by_the_agent_and_gets_a_new_ticket() {
-    simulate(FarmPlan { agents: 1, workers: 0, ..FarmPlan::CALM }, async |farm| {
-        farm.pledge(1, HOUR).await?;
-        let first = farm.records()?.remove(0);
-        let new_ticket = |farm: &SimFarm| {
-            Ok(farm
-                .records()?
-                .iter()
-                .any(|record| record.fence > first.fence && record.state.name() == "PreCommitting"))
-        };
-        farm.until(72 * HOUR, "another ticket", new_ticket).await
-    });
+    for agent_dies_at in [None, Some("agent.late.result-posted")] {
+        simulate(FarmPlan { agents: 1, workers: 0, agent_dies_at, ..FarmPlan::CALM }, async |farm| {
+            farm.pledge(1, HOUR).await?;
+            let first = farm.records()?.remove(0);
+            let new_ticket = |farm: &SimFarm| {
+                Ok(farm
+                    .records()?
+                    .iter()
+                    .any(|record| record.fence > first.fence && record.state.name() == "PreCommitting"))
+            };
+            farm.until(72 * HOUR, "another ticket", new_ticket).await?;
+            anyhow::ensure!(farm.restarts() == u32::from(agent_dies_at.is_some()), "{}", farm.restarts());
+            Ok(())
+        });
+    }
 }
 
 #[test]

@@ -64,6 +64,8 @@ pub struct FarmPlan {
     pub poor_links: bool,
     /// So many times a process dies in the middle of some operation, and is started again.
     pub crashes: u32,
+    /// The first agent dies when it passes this crash point, and is started again.
+    pub agent_dies_at: Option<&'static str>,
 }
 
 impl FarmPlan {
@@ -75,6 +77,7 @@ impl FarmPlan {
         phase: Duration::from_secs(25),
         poor_links: false,
         crashes: 0,
+        agent_dies_at: None,
     };
 }
 
@@ -103,6 +106,7 @@ pub struct SimFarm {
     pub(super) sites: Vec<SimSite>,
     dice: StdRng,
     crashes_left: u32,
+    agent_dies_at: Option<&'static str>,
     restarts: u32,
     pub(super) hub_refused: bool,
     links: Vec<Arc<Link>>,
@@ -157,6 +161,7 @@ impl SimFarm {
             sites: Vec::new(),
             dice: StdRng::seed_from_u64(plan.rng_seed),
             crashes_left: plan.crashes,
+            agent_dies_at: plan.agent_dies_at,
             restarts: 0,
             hub_refused: false,
             links: Vec::new(),
@@ -262,6 +267,17 @@ impl SimFarm {
         let life = self.life();
         let (hub_link, site_link) = (self.link(&life), self.link(&life));
         let (members, clock) = (self.members.clone(), self.clock.clone());
+        let crash = match self.agent_dies_at.take() {
+            Some(point) => {
+                let life = life.clone();
+                CrashPoints::hooked(move |name| {
+                    if name == point {
+                        life.end();
+                    }
+                })
+            }
+            None => CrashPoints::none(),
+        };
         let site = &mut self.sites[site];
         site.hub_links.push(hub_link.clone());
         let (handle, driver) = agent::Driver::new(agent::Parts {
@@ -272,7 +288,7 @@ impl SimFarm {
             farm: farm_info(),
             clock: clock.clone(),
             limits: agent::Limits::default(),
-            crash: CrashPoints::none(),
+            crash,
             serve: String::new(),
         });
         let mut tasks = JoinSet::new();
