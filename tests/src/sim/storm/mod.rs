@@ -4,8 +4,8 @@
 //! Miners, agents and workers are the real drivers. While a storm lasts, processes die at any step, hang
 //! and lose their leases, ways are cut, messages are lost, late and repeated. Then it is calm, and within
 //! a bound of virtual time every sector must have come to its end. What must always hold is checked at
-//! every write, publish, acknowledgement, push and phase ([`monitor`]); what must hold in the end, by
-//! [`settled`]. The same seed gives the same trace.
+//! every write, publish, acknowledgement, push and phase (`monitor.rs`); what must hold in the end, by
+//! `settled.rs`. The same seed gives the same trace.
 
 mod etcd;
 mod farm;
