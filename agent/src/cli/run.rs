@@ -156,17 +156,17 @@ impl Agent {
             web: api::web::router(&handle),
         };
         let serving = tokio::spawn(ports.serve(offered, stop));
-        if !confirmed {
+        if confirmed {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                present = registration.registered() => if present {
+                    tracing::info!(agent = %id, miner = %farm.miner, sector_size = %farm.sector_size, prover = %farm.prover, "serving");
+                    readiness::ready(&format!("serves miner {} as site {id}", farm.miner));
+                },
+            }
+        } else {
             readiness::ready(&format!("serves site {id} of miner {}, which it cannot reach yet", farm.miner));
-        }
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = async {}, if !confirmed => {}
-            present = registration.registered() => if present {
-                tracing::info!(agent = %id, miner = %farm.miner, sector_size = %farm.sector_size, prover = %farm.prover, "serving");
-                readiness::ready(&format!("serves miner {} as site {id}", farm.miner));
-            },
         }
         let outcome = tokio::select! {
             biased;

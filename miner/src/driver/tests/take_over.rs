@@ -142,6 +142,22 @@ async fn where_etcd_was_made_anew_its_low_revisions_still_outdate_what_the_recor
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_etcd_was_made_anew_a_revision_that_the_records_say_is_of_another_leadership() {
+    let farm = Farm::new().await;
+    farm.agent_joins("site-1");
+    let (old, ..) = farm.candidate(leads(7), Tenure::unlimited());
+    old.pledge(1).await.unwrap();
+    let (new, ..) = farm.candidate(leads(7), Tenure::unlimited());
+    new.pledge(1).await.unwrap();
+    assert!(farm.records().iter().all(|record| record.leader == 14), "above the old one's");
+    assert_eq!(
+        old.pledge(1).await.unwrap_err(),
+        CommandError::Standby,
+        "it finds the new one in the records"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deposed_leader_leads_again_where_etcd_was_made_anew_and_its_revisions_are_low() {
     let farm = Farm::new().await;
     farm.agent_joins("site-1");
