@@ -49,44 +49,47 @@ pub(crate) async fn place(
     mut task: Task,
     anew: bool,
 ) -> Result<(Placed, Task), BusError> {
-    let mut skipped = 0;
-    let mut tries = 0;
+    let (mut skipped, mut tries) = (0, 0);
     while tries < PLACE_TRIES {
         match bus.publish(task_message(site, &task)?).await? {
-            Published::Duplicate if anew && skipped < ROUNDS_SKIPPED_MAX => {
-                task = task.again();
-                skipped += 1;
-            }
             Published::Stored(_) => return Ok((Placed::Stored, task)),
-            answer @ (Published::Duplicate | Published::AlreadyQueued) => {
-                let subject = site.task(task.task, task.job.sector.number);
-                let stored = bus.stored(&site.tasks_stream(), &subject, 1).await?;
-                let Some(stored) = stored.first() else {
-                    match answer {
-                        Published::AlreadyQueued => tries += 1,
-                        // It was answered, and what it had made is lost since.
-                        _ if skipped < ROUNDS_SKIPPED_MAX && !is_answered(bus, site, &task).await? => {
-                            task = task.again();
-                            skipped += 1;
-                        }
-                        _ => return Ok((Placed::Stored, task)),
-                    }
-                    continue;
-                };
-                let placed = match wire::decode::<Task>(&stored.payload) {
-                    Ok(stored) => match plan::collision(&stored, &task) {
-                        Collision::Placed => Placed::Stored,
-                        Collision::InTheWay => Placed::InTheWay,
-                        Collision::Outdated => Placed::Outdated,
-                    },
-                    // Whoever pulls it sets it aside.
-                    Err(_) => Placed::InTheWay,
-                };
-                return Ok((placed, task));
+            Published::Duplicate if anew && skipped < ROUNDS_SKIPPED_MAX => {}
+            Published::Duplicate => {
+                if let Some(placed) = in_queue(bus, site, &task).await? {
+                    return Ok((placed, task));
+                }
+                if skipped == ROUNDS_SKIPPED_MAX || is_answered(bus, site, &task).await? {
+                    return Ok((Placed::Stored, task));
+                }
+                // It was answered, and what it had made is lost since.
+            }
+            Published::AlreadyQueued => {
+                if let Some(placed) = in_queue(bus, site, &task).await? {
+                    return Ok((placed, task));
+                }
+                tries += 1;
+                continue;
             }
         }
+        task = task.again();
+        skipped += 1;
     }
     Ok((Placed::InTheWay, task))
+}
+
+/// How `task` stands to what its place in the queue holds; `None` where that is nothing.
+async fn in_queue(bus: &dyn Bus, site: &Site, task: &Task) -> Result<Option<Placed>, BusError> {
+    let subject = site.task(task.task, task.job.sector.number);
+    let stored = bus.stored(&site.tasks_stream(), &subject, 1).await?;
+    Ok(stored.first().map(|stored| match wire::decode::<Task>(&stored.payload) {
+        Ok(stored) => match plan::collision(&stored, task) {
+            Collision::Placed => Placed::Stored,
+            Collision::InTheWay => Placed::InTheWay,
+            Collision::Outdated => Placed::Outdated,
+        },
+        // Whoever pulls it sets it aside.
+        Err(_) => Placed::InTheWay,
+    }))
 }
 
 /// Whether an answer to `task`, or to another round of it, waits to be followed up.
